@@ -1,0 +1,35 @@
+"""What passes may ask about kernels; implemented in ``codegen/`` and handed in by the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .graph import Node
+from .layout import Layout
+
+
+@dataclass(frozen=True)
+class LayoutChoice:
+    """Layouts one kernel variant wants: one per operand and result; ``cost`` in estimated seconds."""
+
+    inputs: tuple[Layout, ...]
+    outputs: tuple[Layout, ...]
+    cost: float
+    reason: str = ""
+
+
+class KernelLibrary(Protocol):
+    """Answers for one target."""
+
+    def supports(self, node: Node) -> str | None:
+        """None if a kernel exists for the node as it stands (layouts included), else the reason."""
+
+    def layout_choices(self, node: Node) -> list[LayoutChoice]:
+        """Layouts in which the node can run, best first; dense is always among them if supported at all."""
+
+    def accepts_epilogue(self, node: Node) -> bool:
+        """Whether an elementwise chain may be fused behind this contraction."""
+
+    def max_group(self) -> int:
+        """Cap on the number of nodes in one fused group."""

@@ -1,0 +1,94 @@
+"""Physical placement of a tensor's elements; its logical shape and meaning never change with it.
+
+Operators, references and gradients see logical shapes only. The layout pass sets ``TensorType.layout``
+and inserts ``layout_cast`` nodes (the identity on values); kernels and the memory plan read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .dims import Extent, product
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a logical tensor of rank r lies in memory.
+
+    The physical array has these axes, outermost first: the logical axes in ``order`` (default
+    0..r-1), where axis ``a`` named in ``blocks`` is split and holds ceil(extent / block) blocks
+    there, and then, innermost, one axis of size ``block`` per entry of ``blocks`` in that order.
+    ``halo[a] = (before, after)`` adds that many zero elements on either side of a logical axis (never
+    a blocked one). Channel padding (an extent that is no multiple of its block) has unspecified but
+    finite contents in activations; packed constants hold zeros there.
+
+    ``Layout()`` is dense row-major. NCHW16c with a 1-pixel halo:
+    ``Layout(blocks=((1, 16),), halo=((0, 0), (0, 0), (1, 1), (1, 1)))``.
+    OIHW weights as [O/32][I][R][S][32]: ``Layout(blocks=((0, 32),))``.
+    """
+
+    order: tuple[int, ...] = ()
+    blocks: tuple[tuple[int, int], ...] = ()
+    halo: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_dense(self) -> bool:
+        return not self.blocks and not self.order and not self.has_halo
+
+    @property
+    def has_halo(self) -> bool:
+        return any(b or a for b, a in self.halo)
+
+    def physical_shape(self, shape: Sequence[Extent]) -> tuple[Extent, ...]:
+        """Extents of the physical array for a logical ``shape``."""
+        padded = list(shape)
+        if self.halo:
+            padded = [e + b + a for e, (b, a) in zip(shape, self.halo, strict=True)]
+        for axis, size in self.blocks:
+            padded[axis] = (padded[axis] + (size - 1)) // size
+        order = self.order or tuple(range(len(padded)))
+        return tuple(padded[a] for a in order) + tuple(size for _, size in self.blocks)
+
+    def strides(self, shape: Sequence[Extent]) -> tuple[Extent, ...]:
+        """Element strides of the *physical* axes (row-major over ``physical_shape``)."""
+        phys = self.physical_shape(shape)
+        return tuple(product(phys[i + 1 :]) for i in range(len(phys)))
+
+    def elements(self, shape: Sequence[Extent]) -> Extent:
+        """Number of stored elements, halo and block padding included."""
+        return product(self.physical_shape(shape))
+
+    def __str__(self) -> str:
+        if self.is_dense:
+            return "dense"
+        parts = []
+        if self.order:
+            parts.append("order=" + ",".join(map(str, self.order)))
+        if self.blocks:
+            parts.append("blocks=" + ",".join(f"{a}:{n}" for a, n in self.blocks))
+        if self.has_halo:
+            parts.append("halo=" + ",".join(f"{b}:{a}" for b, a in self.halo))
+        return ";".join(parts)
+
+    @staticmethod
+    def parse(text: str) -> Layout:
+        """Inverse of ``str``; ValueError on anything else."""
+        if text == "dense":
+            return DENSE
+        fields: dict[str, str] = dict(part.split("=", 1) for part in text.split(";"))  # type: ignore[misc]
+
+        def pairs(s: str) -> tuple[tuple[int, int], ...]:
+            return tuple((int(x), int(y)) for x, y in (p.split(":") for p in s.split(",")))
+
+        unknown = set(fields) - {"order", "blocks", "halo"}
+        if unknown:
+            raise ValueError(f"unknown layout field {sorted(unknown)}")
+        return Layout(
+            order=tuple(int(x) for x in fields["order"].split(",")) if "order" in fields else (),
+            blocks=pairs(fields["blocks"]) if "blocks" in fields else (),
+            halo=pairs(fields["halo"]) if "halo" in fields else (),
+        )
+
+
+DENSE = Layout()

@@ -1,0 +1,49 @@
+"""What the compiler knows of the machine it generates code for.
+
+A Target is plain data; ``codegen.host`` fills one in for the host from CPU features read at run time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .dtypes import DType
+
+
+@dataclass(frozen=True)
+class Target:
+    """A machine.
+
+    Attributes:
+        name: ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"`` or ``"aarch64"``; what messages show.
+        triple: LLVM triple (always ELF, also on hosts that use another object format).
+        cpu: LLVM CPU name; features: LLVM feature string entries that are on, sorted.
+        vector_bytes: width of the widest vector register that kernels use.
+        vector_registers: how many of them.
+        fma_ports: vector FMAs per cycle, for cost estimates.
+        l1_bytes, l2_bytes, l3_bytes: data cache sizes of one core (l3: shared).
+        clock_ghz: nominal clock, for cost estimates only.
+    """
+
+    name: str
+    triple: str
+    cpu: str
+    features: tuple[str, ...] = field(default=(), repr=False)
+    vector_bytes: int = 16
+    vector_registers: int = 16
+    fma_ports: int = 2
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 1 << 20
+    l3_bytes: int = 16 << 20
+    clock_ghz: float = 3.0
+
+    def lanes(self, dtype: DType) -> int:
+        """Elements of ``dtype`` per vector, counted in the type it computes in (16-bit floats: float32)."""
+        return max(1, self.vector_bytes // max(dtype.accumulator.itemsize if dtype.kind == "f" else dtype.itemsize, 1))
+
+    def has(self, feature: str) -> bool:
+        return feature in self.features
+
+    @property
+    def is_x86(self) -> bool:
+        return self.triple.startswith("x86_64")
