@@ -1,0 +1,386 @@
+"""The loop IR: structured SSA over scalars, vectors and pointers, and the builder that writes it.
+
+One function is one kernel with the signature of ``ir.plan``. Values are typed by a DType and a lane count;
+``bool`` values are masks (one bit per lane). 16-bit floats and stored bools exist in memory only: ``load``
+widens them to float32 / mask and ``store`` narrows them again. Everything is explicit: vectors have the
+width the schedule chose, loops carry their values, addresses are pointer + element offset. Index operands
+may be Python ints; arithmetic on ints is folded here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..ir import dtypes
+from ..ir.dtypes import DType
+from ..ir.target import Target
+
+Index = "Val | int"
+
+
+@dataclass(eq=False)
+class Val:
+    """An SSA value: scalar (lanes 1), vector, or pointer to elements of ``dtype``."""
+
+    id: int
+    dtype: DType
+    lanes: int = 1
+    pointer: bool = False
+
+    def __str__(self) -> str:
+        return f"%{self.id}"
+
+    @property
+    def type_text(self) -> str:
+        base = self.dtype.name + (f"x{self.lanes}" if self.lanes > 1 else "")
+        return f"*{base}" if self.pointer else base
+
+
+@dataclass(eq=False)
+class Instr:
+    """``dst = op(args) {attrs}``; stores and prefetches have no ``dst``."""
+
+    op: str
+    args: tuple[Any, ...]  # Val or int
+    dst: Val | None = None
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Loop:
+    """``for var in range(lo, hi, step)`` with carried values; ``results`` are the values after the loop."""
+
+    var: Val
+    lo: Any
+    hi: Any
+    step: int
+    params: list[Val]
+    inits: list[Val]
+    body: list[Any] = field(default_factory=list)
+    yields: list[Val] = field(default_factory=list)
+    results: list[Val] = field(default_factory=list)
+
+    @property
+    def surely_runs(self) -> bool:
+        return isinstance(self.lo, int) and isinstance(self.hi, int) and self.lo < self.hi
+
+
+@dataclass(eq=False)
+class If:
+    """Runs ``body`` when the scalar mask ``cond`` is set."""
+
+    cond: Val
+    body: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class LoopFunction:
+    """A kernel in loop IR. ``params`` are the buffers then the extents, in ``args`` order."""
+
+    name: str
+    target: Target
+    buffers: list[Val] = field(default_factory=list)
+    buffer_names: list[str] = field(default_factory=list)
+    extents: list[Val] = field(default_factory=list)
+    begin: Val | None = None
+    end: Val | None = None
+    scratch: Val | None = None
+    scratch_bytes: int = 0
+    body: list[Any] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return print_function(self)
+
+
+class LoopBuilder:
+    """Writes one LoopFunction. Declare buffers and extents first, then emit statements in order."""
+
+    def __init__(self, name: str, target: Target) -> None:
+        self.fn = LoopFunction(name, target)
+        self.target = target
+        self._next = 0
+        self._body: list[Any] = self.fn.body
+        self.fn.begin = self.begin = self._val(dtypes.int64)
+        self.fn.end = self.end = self._val(dtypes.int64)
+        self.fn.scratch = self._val(dtypes.uint8, pointer=True)
+
+    # -- declarations -------------------------------------------------------------------------------
+    def buffer(self, name: str, dtype: DType) -> Val:
+        """The next kernel buffer; returns its base pointer."""
+        v = self._val(dtype, pointer=True)
+        self.fn.buffers.append(v)
+        self.fn.buffer_names.append(name)
+        return v
+
+    def extent(self) -> Val:
+        """The next run-time extent (int64), passed behind the buffers."""
+        v = self._val(dtypes.int64)
+        self.fn.extents.append(v)
+        return v
+
+    def scratch(self, dtype: DType, count: int) -> Val:
+        """Thread-private memory for ``count`` elements, 64-byte aligned."""
+        offset = self.fn.scratch_bytes
+        self.fn.scratch_bytes = offset + -(-count * dtype.itemsize // 64) * 64
+        assert self.fn.scratch is not None
+        return self._emit("address", (self.fn.scratch, offset), dtype, pointer=True, element_bytes=1)
+
+    # -- plumbing -----------------------------------------------------------------------------------
+    def _val(self, dtype: DType, lanes: int = 1, pointer: bool = False) -> Val:
+        self._next += 1
+        return Val(self._next, dtype, lanes, pointer)
+
+    def _emit(
+        self, op: str, args: Sequence[Any], dtype: DType, lanes: int = 1, pointer: bool = False, **attrs: Any
+    ) -> Val:
+        dst = self._val(dtype, lanes, pointer)
+        self._body.append(Instr(op, tuple(args), dst, attrs))
+        return dst
+
+    # -- index arithmetic (int64 scalars or Python ints) --------------------------------------------
+    def index(self, op: str, a: Any, b: Any) -> Any:
+        """``a op b`` on indices: add sub mul div rem min max (div and rem for non-negative operands)."""
+        if isinstance(a, int) and isinstance(b, int):
+            return {
+                "add": a + b, "sub": a - b, "mul": a * b, "min": min(a, b), "max": max(a, b),
+                "div": a // b if b else 0, "rem": a % b if b else 0,
+            }[op]  # fmt: skip
+        if op in ("add", "sub") and isinstance(b, int) and b == 0:
+            return a
+        if op == "add" and isinstance(a, int) and a == 0:
+            return b
+        if op == "mul" and (a == 0 or b == 0) and (isinstance(a, int) or isinstance(b, int)):
+            return 0
+        if op in ("mul", "div") and isinstance(b, int) and b == 1:
+            return a
+        if op == "mul" and isinstance(a, int) and a == 1:
+            return b
+        if op == "rem" and isinstance(b, int) and b == 1:
+            return 0
+        return self._emit(op, (a, b), dtypes.int64)
+
+    def iadd(self, a: Any, b: Any) -> Any:
+        return self.index("add", a, b)
+
+    def isub(self, a: Any, b: Any) -> Any:
+        return self.index("sub", a, b)
+
+    def imul(self, a: Any, b: Any) -> Any:
+        return self.index("mul", a, b)
+
+    def idiv(self, a: Any, b: Any) -> Any:
+        return self.index("div", a, b)
+
+    def irem(self, a: Any, b: Any) -> Any:
+        return self.index("rem", a, b)
+
+    def imin(self, a: Any, b: Any) -> Any:
+        return self.index("min", a, b)
+
+    def imax(self, a: Any, b: Any) -> Any:
+        return self.index("max", a, b)
+
+    def icmp(self, op: str, a: Any, b: Any) -> Val:
+        """Scalar mask of an index comparison (eq ne lt le gt ge)."""
+        return self._emit(op, (self.ival(a), self.ival(b)), dtypes.bool_)
+
+    def ival(self, a: Any) -> Val:
+        """An index as a Val."""
+        return self._emit("const", (), dtypes.int64, value=a) if isinstance(a, int) else a
+
+    # -- memory -------------------------------------------------------------------------------------
+    def at(self, ptr: Val, offset: Any) -> Val:
+        """Pointer ``offset`` elements further."""
+        if isinstance(offset, int) and offset == 0:
+            return ptr
+        return self._emit("address", (ptr, offset), ptr.dtype, pointer=True, element_bytes=ptr.dtype.itemsize)
+
+    def opaque(self, ptr: Val) -> Val:
+        """The same pointer, hidden from LLVM: keeps it from merging loads across unrolled taps."""
+        return self._emit("opaque", (ptr,), ptr.dtype, pointer=True)
+
+    def load(self, ptr: Val, offset: Any = 0, lanes: int = 1, stride: Any = 1, mask: Val | None = None) -> Val:
+        """``lanes`` elements from ``ptr + offset``, ``stride`` elements apart (0: one element, splat).
+
+        Masked-off lanes read nothing and are zero. 16-bit floats arrive as float32, bools as masks.
+        """
+        mem = ptr.dtype
+        dtype = dtypes.float32 if mem.kind == "f" and mem.bits == 16 else mem
+        if not isinstance(offset, int):
+            ptr, offset = self.at(ptr, offset), 0
+        if lanes > 1 and isinstance(stride, int) and stride == 0:
+            return self.splat(self.load(ptr, offset), lanes)
+        args: tuple[Any, ...] = (ptr, offset, stride) if mask is None else (ptr, offset, stride, mask)
+        if lanes == 1:
+            args = (ptr, offset, 1) if mask is None else (ptr, offset, 1, mask)
+        return self._emit("load", args, dtype, lanes)
+
+    def store(self, ptr: Val, value: Val, offset: Any = 0, stride: Any = 1, mask: Val | None = None) -> None:
+        """Write ``value``'s lanes to ``ptr + offset``, ``stride`` elements apart; masked-off lanes are left."""
+        if not isinstance(offset, int):
+            ptr, offset = self.at(ptr, offset), 0
+        want = dtypes.float32 if ptr.dtype.kind == "f" and ptr.dtype.bits == 16 else ptr.dtype
+        if value.dtype is not want:
+            raise TypeError(f"store of {value.dtype.name} into memory of {ptr.dtype.name}")
+        self._body.append(Instr("store", (ptr, offset, stride, value, *(() if mask is None else (mask,)))))
+
+    def gather(self, ptr: Val, offsets: Val, mask: Val | None = None) -> Val:
+        """One element per lane from ``ptr + offsets[lane]`` (int64 vector, in elements); as ``load`` otherwise."""
+        mem = ptr.dtype
+        dtype = dtypes.float32 if mem.kind == "f" and mem.bits == 16 else mem
+        args = (ptr, offsets) if mask is None else (ptr, offsets, mask)
+        return self._emit("gather", args, dtype, offsets.lanes)
+
+    def scatter(self, ptr: Val, value: Val, offsets: Val, mask: Val | None = None) -> None:
+        """Write lane by lane, in lane order, to ``ptr + offsets[lane]``."""
+        self._body.append(Instr("scatter", (ptr, offsets, value, *(() if mask is None else (mask,)))))
+
+    def prefetch(self, ptr: Val, offset: Any = 0, write: bool = False) -> None:
+        self._body.append(Instr("prefetch", (self.at(ptr, offset),), None, {"write": write}))
+
+    # -- values -------------------------------------------------------------------------------------
+    def const(self, dtype: DType, value: float | int | bool, lanes: int = 1) -> Val:
+        return self._emit("const", (), dtype, lanes, value=value)
+
+    def op(self, name: str, *args: Val) -> Val:
+        """Arithmetic on equal types: add sub mul div rem min max neg abs fma sqrt floor ceil roundeven trunc
+        copysign and or xor not shl lshr ashr, andnot. ``fma`` may round twice on targets without FMA.
+        ``min``/``max`` are ``a < b ? a : b``: they return b when either is NaN. Integer ``div`` truncates."""
+        first = args[0]
+        for a in args[1:]:
+            if a.dtype is not first.dtype or a.lanes != first.lanes:
+                raise TypeError(f"loop IR {name}: operands {[x.type_text for x in args]}")
+        return self._emit(name, args, first.dtype, first.lanes)
+
+    def cmp(self, op: str, a: Val, b: Val) -> Val:
+        """Mask of ``a op b``: eq ne lt le gt ge; with NaN only ``ne`` holds. ``uno`` = either is NaN."""
+        if a.dtype is not b.dtype or a.lanes != b.lanes:
+            raise TypeError(f"loop IR compare {op}: {a.type_text} with {b.type_text}")
+        return self._emit(op, (a, b), dtypes.bool_, a.lanes)
+
+    def select(self, mask: Val, a: Val, b: Val) -> Val:
+        """``mask ? a : b``."""
+        if a.dtype is not b.dtype or a.lanes != b.lanes or mask.dtype is not dtypes.bool_ or mask.lanes != a.lanes:
+            raise TypeError(f"loop IR select: {mask.type_text} ? {a.type_text} : {b.type_text}")
+        return self._emit("select", (mask, a, b), a.dtype, a.lanes)
+
+    def cast(self, v: Val, dtype: DType) -> Val:
+        """Value conversion (float to int truncates toward zero; to bool: ``v != 0``). 16-bit floats round
+        to that precision and stay float32."""
+        if v.dtype is dtype:
+            return v
+        result = dtypes.float32 if dtype.kind == "f" and dtype.bits == 16 else dtype
+        if dtype is dtypes.bool_:
+            return self.cmp("ne", v, self.const(v.dtype, 0, v.lanes))
+        if result is not dtype:  # round to the 16-bit format
+            if v.dtype is not dtypes.float32:
+                v = self.cast(v, dtypes.float32)
+            return self._emit("round16", (v,), dtypes.float32, v.lanes, to=dtype)
+        if v.dtype is result:
+            return v
+        return self._emit("cast", (v,), result, v.lanes)
+
+    def bitcast(self, v: Val, dtype: DType) -> Val:
+        return self._emit("bitcast", (v,), dtype, v.lanes)
+
+    def splat(self, v: Val, lanes: int) -> Val:
+        return v if lanes == v.lanes else self._emit("splat", (v,), v.dtype, lanes)
+
+    def iota(self, dtype: DType, lanes: int) -> Val:
+        """0, 1, ..., lanes - 1."""
+        return self._emit("iota", (), dtype, lanes)
+
+    def extract(self, v: Val, lane: int) -> Val:
+        return self._emit("extract", (v,), v.dtype, 1, lane=lane)
+
+    def horizontal(self, op: str, v: Val) -> Val:
+        """Fold the lanes pairwise with ``add mul min max and or`` (halving: the same order on every target
+        of equal width)."""
+        return v if v.lanes == 1 else self._emit("horizontal", (v,), v.dtype, 1, fold=op)
+
+    def lanes_below(self, n: Any, lanes: int) -> Val:
+        """Mask of the lanes whose number is below the index ``n``."""
+        limit = self.splat(self.cast(self.imin_val(n, lanes), dtypes.int32), lanes)
+        return self.cmp("lt", self.iota(dtypes.int32, lanes), limit)
+
+    def imin_val(self, n: Any, limit: int) -> Val:
+        return self.ival(self.imin(n, limit))
+
+    # -- control ------------------------------------------------------------------------------------
+    def loop(
+        self, lo: Any, hi: Any, body: Callable[..., Any], *, step: int = 1, carry: Sequence[Val] = ()
+    ) -> list[Val]:
+        """Emit ``for i in range(lo, hi, step)``; ``body(i, *carried)`` returns the next carried values.
+
+        A loop of statically one iteration is inlined, one of zero yields ``carry``.
+        """
+        if isinstance(lo, int) and isinstance(hi, int):
+            if lo >= hi:
+                return list(carry)
+            if lo + step >= hi:
+                return _as_list(body(lo, *carry))
+        loop = Loop(
+            self._val(dtypes.int64), lo, hi, step, [self._val(c.dtype, c.lanes, c.pointer) for c in carry], list(carry)
+        )
+        outer, self._body = self._body, loop.body
+        loop.yields = _as_list(body(loop.var, *loop.params))
+        self._body = outer
+        if len(loop.yields) != len(loop.inits):
+            raise ValueError(f"loop body returned {len(loop.yields)} values for {len(loop.inits)} carried ones")
+        loop.results = [self._val(c.dtype, c.lanes, c.pointer) for c in carry]
+        self._body.append(loop)
+        return loop.results
+
+    def when(self, cond: Val, body: Callable[[], None]) -> None:
+        """Emit ``body`` under the scalar mask ``cond``."""
+        stmt = If(cond)
+        outer, self._body = self._body, stmt.body
+        body()
+        self._body = outer
+        self._body.append(stmt)
+
+    def finish(self) -> LoopFunction:
+        return self.fn
+
+
+def _as_list(x: Any) -> list[Val]:
+    if x is None:
+        return []
+    return list(x) if isinstance(x, (list, tuple)) else [x]
+
+
+# -- printing -----------------------------------------------------------------------------------------
+def print_function(fn: LoopFunction) -> str:
+    """Readable text of a kernel, one statement per line."""
+    params = [f"{v} {n}: {v.type_text}" for v, n in zip(fn.buffers, fn.buffer_names, strict=True)]
+    params += [f"{v}: extent" for v in fn.extents]
+    lines = [
+        f"kernel {fn.name}({', '.join(params)}) for {fn.begin} .. {fn.end} scratch {fn.scratch} ({fn.scratch_bytes} bytes) {{"
+    ]
+    lines += (
+        f"{'  ' * (depth + 1)}{text}" for depth, text in _lines(fn.body)
+    )
+    return "\n".join([*lines, "}"])
+
+
+def _lines(body: list[Any]) -> Iterator[tuple[int, str]]:
+    # Loop nests are shallow (a dozen levels), so recursion is bounded here.
+    for s in body:
+        if isinstance(s, Instr):
+            args = ", ".join(str(a) for a in s.args)
+            attrs = " ".join(f"{k}={v!s}" for k, v in s.attrs.items())
+            head = f"{s.dst}: {s.dst.type_text} = " if s.dst is not None else ""
+            yield 0, f"{head}{s.op}({args}) {attrs}".rstrip()
+        elif isinstance(s, Loop):
+            carried = ", ".join(f"{p} = {i}" for p, i in zip(s.params, s.inits, strict=True))
+            yield 0, f"for {s.var} in {s.lo} .. {s.hi} step {s.step}" + (f" carry({carried})" if carried else "") + " {"
+            yield from ((d + 1, t) for d, t in _lines(s.body))
+            if s.yields:
+                yield 1, "yield " + ", ".join(map(str, s.yields))
+            yield 0, "}" + (" -> " + ", ".join(map(str, s.results)) if s.results else "")
+        else:
+            yield 0, f"if {s.cond} {{"
+            yield from ((d + 1, t) for d, t in _lines(s.body))
+            yield 0, "}"
