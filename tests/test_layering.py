@@ -1,4 +1,4 @@
-"""The import rules of docs/architecture.md, checked on the syntax tree of every module (imports in functions included)."""
+"""The import rules of docs/architecture.md, checked on every module's syntax tree (imports in functions included)."""
 
 from __future__ import annotations
 
