@@ -255,7 +255,9 @@ class _Run:
             raise IngotError(
                 f"{node!r}: output {index} is declared {declared.dtype.name} but the reference gave {array.dtype}"
             )
-        shape = declared.shape if declared.is_static else tuple(self._extent(node.op, "shape", e) for e in declared.shape)
+        shape = (
+            declared.shape if declared.is_static else tuple(self._extent(node.op, "shape", e) for e in declared.shape)
+        )
         if array.shape != shape:
             raise IngotError(
                 f"{node!r}: output {index} is declared {declared} but the reference gave shape {list(array.shape)}"

@@ -194,7 +194,7 @@ def _constants(graph: Graph, root: Graph) -> Iterator[Problem]:
             continue
         array, declared = node.attrs["value"], node.output.type
         if array.shape != declared.shape:
-            yield node, f"holds an array of shape {list(array.shape)}, its type is {declared} (logical shapes must agree)"
+            yield node, f"holds an array of shape {list(array.shape)}, its logical type is {declared}"
         elif dtype_from_numpy(array.dtype) is not declared.dtype:
             yield node, f"holds an array of {array.dtype}, its type is {declared}"
 
