@@ -1,0 +1,506 @@
+"""LLVM text of the native step executor: walks a program's step table and shares loops out to threads.
+
+Layouts and operations are in ``ir.abi``. How a parallel step (a *job*) works:
+
+- A caller takes BUSY by compare-and-swap; if another caller has it, the step runs serially: never a wait.
+- It writes the job fields and PENDING = number of chunks, then publishes ``TICKET = {epoch + 1, chunks}``.
+- Anyone takes a chunk by one compare-and-swap ``{e, r} -> {e, r - 1}`` with r > 0; its number is
+  ``chunks - r``. Workers and caller alike do this until r is 0.
+- A participant that gets nothing more subtracts the number of chunks it ran from PENDING, once. The caller
+  waits for PENDING = 0 (so only for chunks that workers hold) and gives BUSY back.
+
+Why a late worker can do no harm: between the first chunk it took and its subtraction the job cannot end, so
+the job fields are stable for it and are read after the swap. The only field needed before the swap is LIMIT
+(may this worker take part?); a swap that succeeds proves that TICKET still was {e, r > 0}, so job e was open
+at that moment, hence also when LIMIT was read after loading {e, r}: the job fields change only while r = 0,
+and the epoch makes an old {e, r} differ from that of a later job.
+
+Sleeping is the usual two-sided check, all sequentially consistent: a worker announces itself in SLEEPERS,
+then looks at TICKET again; a caller publishes TICKET, then looks at SLEEPERS. WAKE is read before the
+announcement, so a wake-up in between makes futex return at once. Worker i waits with bit min(i, 31), and a
+caller wakes only workers below its limit. PENDING and CALLER_SLEEPS work alike in the other direction.
+
+Spinning is bounded by the clock (POOL_SPIN) and adapts: a worker that spins in vain halves its budget, one
+that finds work doubles it; a gap between two clock readings much longer than a pause means that the thread
+lost its CPU to somebody else, and then it stops spinning at once, because it is taking time from them.
+"""
+
+from __future__ import annotations
+
+from ..ir import abi
+from ..ir.target import Target
+
+# The futex call is machine code given as data (images are executable as a whole), not inline assembly: LLVM as
+# shipped parses only the host's assembly, and this text is also compiled on other machines. Its six arguments
+# are futex(addr, op, val, timeout = 0, addr2 = 0, val3).
+_X86 = {
+    "clock": "llvm.readcyclecounter",
+    "pause": "  call void @llvm.x86.sse2.pause()\n",
+    "declare": (
+        "declare i64 @llvm.readcyclecounter()\ndeclare void @llvm.x86.sse2.pause()\n"
+        # mov r10, rcx; mov eax, 202; syscall; ret
+        '@syscall = internal constant [11 x i8] c"\\49\\89\\CA\\B8\\CA\\00\\00\\00\\0F\\05\\C3", align 16\n'
+    ),
+}
+_ARM = {
+    "clock": "llvm.readsteadycounter",
+    "pause": "  call void @llvm.aarch64.isb(i32 15)\n",
+    "declare": (
+        "declare i64 @llvm.readsteadycounter()\ndeclare void @llvm.aarch64.isb(i32)\n"
+        # mov x8, 98; svc 0; ret
+        "@syscall = internal constant [3 x i32] [i32 -763360184, i32 -738197503, i32 -698416192], align 16\n"
+    ),
+}
+# FUTEX_WAIT_BITSET and FUTEX_WAKE_BITSET, both FUTEX_PRIVATE.
+_WAIT, _WAKE = 9 | 128, 10 | 128
+
+
+def executor_ir(target: Target, workers: bool = True) -> str:
+    """LLVM text of function ``abi.EXECUTOR`` for ``target``.
+
+    ``workers=False`` leaves out everything that needs the Linux futex call; every step is then serial.
+    """
+    machine = _X86 if target.is_x86 else _ARM
+    parts = [machine["declare"], _helpers(machine, workers), _ENTRY if workers else _ENTRY_SERIAL, _run(workers)]
+    if workers:
+        parts += [_CHUNKS, _PARALLEL, _WORKER]
+    names = {name: str(value) for name, value in vars(abi).items() if isinstance(value, int)}
+    names |= {f"{name}@8": str(8 * value) for name, value in vars(abi).items() if isinstance(value, int)}
+    text = "\n".join(parts)
+    for name in sorted(names, key=len, reverse=True):
+        text = text.replace(f"<{name}>", names[name])
+    return text.replace("<WAIT>", str(_WAIT)).replace("<WAKE>", str(_WAKE))
+
+
+def _helpers(machine: dict[str, str], workers: bool) -> str:
+    text = f"""
+define internal i64 @clock() nounwind {{
+  %t = call i64 @{machine["clock"]}()
+  ret i64 %t
+}}
+define internal i64 @field(ptr %base, i64 %byte) nounwind alwaysinline {{
+  %p = getelementptr i8, ptr %base, i64 %byte
+  %v = load i64, ptr %p
+  ret i64 %v
+}}
+define internal ptr @pointer(ptr %base, i64 %byte) nounwind alwaysinline {{
+  %p = getelementptr i8, ptr %base, i64 %byte
+  %v = load ptr, ptr %p
+  ret ptr %v
+}}
+"""
+    if workers:
+        text += f"""
+define internal void @pause() nounwind {{
+{machine["pause"]}  ret void
+}}
+define internal void @futex(ptr %addr, i64 %op, i64 %val, i64 %bits) nounwind {{
+  %r = call i64 @syscall(ptr %addr, i64 %op, i64 %val, i64 0, i64 0, i64 %bits)
+  ret void
+}}
+"""
+    return text
+
+
+_ENTRY = """
+define i64 @executor(ptr %object, i64 %op, i64 %index) nounwind {
+  switch i64 %op, label %run [ i64 <OP_WORKER>, label %worker
+                               i64 <OP_CLOCK>, label %clock
+                               i64 <OP_STOP>, label %stop ]
+stop:
+  %flag = getelementptr i8, ptr %object, i64 <POOL_STOP_BYTES>
+  store atomic i32 1, ptr %flag seq_cst, align 4
+  %word = getelementptr i8, ptr %object, i64 <POOL_WAKE_BYTES>
+  %bump = atomicrmw add ptr %word, i32 1 seq_cst, align 4
+  call void @futex(ptr %word, i64 <WAKE>, i64 2147483647, i64 4294967295)
+  ret i64 0
+run:
+  call void @run(ptr %object)
+  ret i64 0
+worker:
+  call void @worker(ptr %object, i64 %index)
+  ret i64 0
+clock:
+  %t = call i64 @clock()
+  ret i64 %t
+}
+"""
+_ENTRY_SERIAL = """
+define i64 @executor(ptr %object, i64 %op, i64 %index) nounwind {
+  switch i64 %op, label %none [ i64 <OP_RUN>, label %run
+                                i64 <OP_CLOCK>, label %clock ]
+run:
+  call void @run(ptr %object)
+  ret i64 0
+clock:
+  %t = call i64 @clock()
+  ret i64 %t
+none:
+  ret i64 0
+}
+"""
+
+
+def _run(workers: bool) -> str:
+    share = (
+        """
+  %many = icmp sgt i64 %chunks, 1
+  %pooled = icmp ne ptr %pool, null
+  %try = and i1 %many, %pooled
+  br i1 %try, label %parallel, label %serial
+parallel:
+  %done = call i1 @parallel(ptr %call, ptr %pool, ptr %step, i64 %chunks)
+  br i1 %done, label %next, label %serial
+"""
+        if workers
+        else "  br label %serial\n"
+    )
+    return (
+        """
+define internal void @run(ptr %call) nounwind {
+entry:
+  %steps = call ptr @pointer(ptr %call, i64 <CALL_STEPS@8>)
+  %count = call i64 @field(ptr %call, i64 <CALL_COUNT@8>)
+  %pool = call ptr @pointer(ptr %call, i64 <CALL_POOL@8>)
+  %scratch = call ptr @pointer(ptr %call, i64 <CALL_SCRATCH@8>)
+  %times = call ptr @pointer(ptr %call, i64 <CALL_TIMES@8>)
+  %ports = call ptr @pointer(ptr %call, i64 <CALL_PORTS@8>)
+  %deref = call i64 @field(ptr %call, i64 <CALL_DEREF@8>)
+  %objects = icmp ne i64 %deref, 0
+  %patches = call ptr @pointer(ptr %call, i64 <CALL_PATCHES@8>)
+  %npatches = call i64 @field(ptr %call, i64 <CALL_PATCH_COUNT@8>)
+  %timed = icmp ne ptr %times, null
+  br label %patch
+patch:
+  %k = phi i64 [0, %entry], [%k1, %store]
+  %patched = icmp sge i64 %k, %npatches
+  br i1 %patched, label %head, label %one
+one:
+  %kbyte = mul i64 %k, 24
+  %patchp = getelementptr i8, ptr %patches, i64 %kbyte
+  %slot = call ptr @pointer(ptr %patchp, i64 <PATCH_SLOT@8>)
+  %port = call i64 @field(ptr %patchp, i64 <PATCH_PORT@8>)
+  %offset = call i64 @field(ptr %patchp, i64 <PATCH_OFFSET@8>)
+  %portbyte = shl i64 %port, 3
+  %raw = call ptr @pointer(ptr %ports, i64 %portbyte)
+  br i1 %objects, label %object, label %store
+object:
+  %inner = call ptr @pointer(ptr %raw, i64 %deref)
+  br label %store
+store:
+  %data = phi ptr [%raw, %one], [%inner, %object]
+  %address = getelementptr i8, ptr %data, i64 %offset
+  store ptr %address, ptr %slot
+  %k1 = add i64 %k, 1
+  br label %patch
+head:
+  %i = phi i64 [0, %patch], [%i1, %next]
+  br i1 %timed, label %time, label %check
+time:
+  %now = call i64 @clock()
+  %timep = getelementptr i64, ptr %times, i64 %i
+  store i64 %now, ptr %timep
+  br label %check
+check:
+  %more = icmp slt i64 %i, %count
+  br i1 %more, label %body, label %exit
+body:
+  %ibyte = shl i64 %i, 6
+  %step = getelementptr i8, ptr %steps, i64 %ibyte
+  %chunks = call i64 @field(ptr %step, i64 <STEP_CHUNKS@8>)
+  %empty = icmp eq i64 %chunks, 0
+  br i1 %empty, label %next, label %work
+work:"""
+        + share
+        + """
+serial:
+  %fn = call ptr @pointer(ptr %step, i64 <STEP_FN@8>)
+  %args = call ptr @pointer(ptr %step, i64 <STEP_ARGS@8>)
+  %trip = call i64 @field(ptr %step, i64 <STEP_TRIP@8>)
+  call void %fn(ptr %args, i64 0, i64 %trip, ptr %scratch)
+  br label %next
+next:
+  %i1 = add i64 %i, 1
+  br label %head
+exit:
+  ret void
+}
+"""
+    )
+
+
+# Takes and runs chunks of the open job until there are none left; returns how many it ran. ``slot`` is the
+# participant's number: 0 the caller, worker i is i + 1.
+_CHUNKS = """
+define internal i64 @chunks(ptr %pool, i64 %slot) nounwind {
+entry:
+  %job = getelementptr i8, ptr %pool, i64 <POOL_JOB_BYTES>
+  %limitp = getelementptr i8, ptr %job, i64 <JOB_LIMIT@8>
+  br label %look
+look:
+  %ran = phi i64 [0, %entry], [%ran, %lost], [%ran1, %won]
+  %t = load atomic i64, ptr %pool acquire, align 8
+  %left = and i64 %t, 4294967295
+  %none = icmp eq i64 %left, 0
+  br i1 %none, label %exit, label %may
+may:
+  %limit = load atomic i64, ptr %limitp acquire, align 8
+  %allowed = icmp slt i64 %slot, %limit
+  br i1 %allowed, label %take, label %exit
+take:
+  %t1 = sub i64 %t, 1
+  %swap = cmpxchg ptr %pool, i64 %t, i64 %t1 seq_cst acquire, align 8
+  %ok = extractvalue {i64, i1} %swap, 1
+  br i1 %ok, label %won, label %lost
+lost:
+  br label %look
+won:
+  %fn = call ptr @pointer(ptr %job, i64 <JOB_FN@8>)
+  %args = call ptr @pointer(ptr %job, i64 <JOB_ARGS@8>)
+  %trip = call i64 @field(ptr %job, i64 <JOB_TRIP@8>)
+  %chunk = call i64 @field(ptr %job, i64 <JOB_CHUNK@8>)
+  %chunks = call i64 @field(ptr %job, i64 <JOB_CHUNKS@8>)
+  %base = call ptr @pointer(ptr %job, i64 <JOB_SCRATCH@8>)
+  %stride = call i64 @field(ptr %job, i64 <JOB_STRIDE@8>)
+  %number = sub i64 %chunks, %left
+  %begin = mul i64 %number, %chunk
+  %full = add i64 %begin, %chunk
+  %short = icmp slt i64 %full, %trip
+  %end = select i1 %short, i64 %full, i64 %trip
+  %sbyte = mul i64 %slot, %stride
+  %scratch = getelementptr i8, ptr %base, i64 %sbyte
+  call void %fn(ptr %args, i64 %begin, i64 %end, ptr %scratch)
+  %ran1 = add i64 %ran, 1
+  br label %look
+exit:
+  %line = shl i64 %slot, 6
+  %lineat = add i64 %line, <POOL_TRACE_BYTES>
+  %trace = getelementptr i8, ptr %pool, i64 %lineat
+  %before = load i64, ptr %trace
+  %total = add i64 %before, %ran
+  store i64 %total, ptr %trace
+  ret i64 %ran
+}
+"""
+
+# Runs one step as a job; false if the pool is another caller's at the moment.
+_PARALLEL = """
+define internal i1 @parallel(ptr %call, ptr %pool, ptr %step, i64 %chunks) nounwind {
+entry:
+  %busy = getelementptr i8, ptr %pool, i64 <POOL_BUSY_BYTES>
+  %seen = load atomic i32, ptr %busy monotonic, align 4
+  %free = icmp eq i32 %seen, 0
+  br i1 %free, label %try, label %refuse
+try:
+  %swap = cmpxchg ptr %busy, i32 0, i32 1 acquire monotonic, align 4
+  %mine = extractvalue {i32, i1} %swap, 1
+  br i1 %mine, label %fill, label %refuse
+refuse:
+  ret i1 false
+fill:
+  %job = getelementptr i8, ptr %pool, i64 <POOL_JOB_BYTES>
+  %fn = call ptr @pointer(ptr %step, i64 <STEP_FN@8>)
+  %args = call ptr @pointer(ptr %step, i64 <STEP_ARGS@8>)
+  %trip = call i64 @field(ptr %step, i64 <STEP_TRIP@8>)
+  %chunk = call i64 @field(ptr %step, i64 <STEP_CHUNK@8>)
+  %scratch = call ptr @pointer(ptr %call, i64 <CALL_SCRATCH@8>)
+  %stride = call i64 @field(ptr %call, i64 <CALL_STRIDE@8>)
+  %limit = call i64 @field(ptr %call, i64 <CALL_LIMIT@8>)
+  %p.fn = getelementptr i8, ptr %job, i64 <JOB_FN@8>
+  store ptr %fn, ptr %p.fn
+  %p.args = getelementptr i8, ptr %job, i64 <JOB_ARGS@8>
+  store ptr %args, ptr %p.args
+  %p.trip = getelementptr i8, ptr %job, i64 <JOB_TRIP@8>
+  store i64 %trip, ptr %p.trip
+  %p.chunk = getelementptr i8, ptr %job, i64 <JOB_CHUNK@8>
+  store i64 %chunk, ptr %p.chunk
+  %p.chunks = getelementptr i8, ptr %job, i64 <JOB_CHUNKS@8>
+  store i64 %chunks, ptr %p.chunks
+  %p.scratch = getelementptr i8, ptr %job, i64 <JOB_SCRATCH@8>
+  store ptr %scratch, ptr %p.scratch
+  %p.stride = getelementptr i8, ptr %job, i64 <JOB_STRIDE@8>
+  store i64 %stride, ptr %p.stride
+  %p.limit = getelementptr i8, ptr %job, i64 <JOB_LIMIT@8>
+  store atomic i64 %limit, ptr %p.limit release, align 8
+  %pending = getelementptr i8, ptr %pool, i64 <POOL_PENDING_BYTES>
+  %chunks32 = trunc i64 %chunks to i32
+  store atomic i32 %chunks32, ptr %pending monotonic, align 4
+  %old = load atomic i64, ptr %pool monotonic, align 8
+  %epoch = lshr i64 %old, 32
+  %epoch1 = add i64 %epoch, 1
+  %high = shl i64 %epoch1, 32
+  %ticket = or i64 %high, %chunks
+  store atomic i64 %ticket, ptr %pool seq_cst, align 8
+  %sleepers = getelementptr i8, ptr %pool, i64 <POOL_SLEEPERS_BYTES>
+  %asleep = load atomic i32, ptr %sleepers seq_cst, align 4
+  %wakes = icmp ne i32 %asleep, 0
+  br i1 %wakes, label %wake, label %share
+wake:
+  %word = getelementptr i8, ptr %pool, i64 <POOL_WAKE_BYTES>
+  %bump = atomicrmw add ptr %word, i32 1 seq_cst, align 4
+  %helpers = sub i64 %limit, 1
+  %parts = sub i64 %chunks, 1
+  %enough = icmp slt i64 %helpers, %parts
+  %many = select i1 %enough, i64 %helpers, i64 %parts
+  %wide = icmp sgt i64 %helpers, 31
+  %bit = select i1 %wide, i64 0, i64 %helpers
+  %pow = shl i64 1, %bit
+  %below = sub i64 %pow, 1
+  %mask = select i1 %wide, i64 4294967295, i64 %below
+  %wakecount = select i1 %wide, i64 2147483647, i64 %many
+  call void @futex(ptr %word, i64 <WAKE>, i64 %wakecount, i64 %mask)
+  br label %share
+share:
+  %ran = call i64 @chunks(ptr %pool, i64 0)
+  %ran32 = trunc i64 %ran to i32
+  %before = atomicrmw sub ptr %pending, i32 %ran32 seq_cst, align 4
+  %all = icmp eq i32 %before, %ran32
+  br i1 %all, label %finish, label %wait
+wait:
+  %spinp = getelementptr i8, ptr %pool, i64 <POOL_SPIN_BYTES>
+  %spin = load i64, ptr %spinp
+  %gap = lshr i64 %spin, 1
+  %t0 = call i64 @clock()
+  br label %spinning
+spinning:
+  %last = phi i64 [%t0, %wait], [%now, %pausing]
+  %p = load atomic i32, ptr %pending acquire, align 4
+  %zero = icmp eq i32 %p, 0
+  br i1 %zero, label %finish, label %pausing
+pausing:
+  call void @pause()
+  %now = call i64 @clock()
+  %spent = sub i64 %now, %t0
+  %late = icmp ugt i64 %spent, %spin
+  %jump = sub i64 %now, %last
+  %lost = icmp ugt i64 %jump, %gap
+  %stop = or i1 %late, %lost
+  br i1 %stop, label %sleep, label %spinning
+sleep:
+  %sleeps = getelementptr i8, ptr %pool, i64 <POOL_CALLER_SLEEPS_BYTES>
+  store atomic i32 1, ptr %sleeps seq_cst, align 4
+  br label %again
+again:
+  %q = load atomic i32, ptr %pending seq_cst, align 4
+  %over = icmp eq i32 %q, 0
+  br i1 %over, label %awake, label %block
+block:
+  %q64 = zext i32 %q to i64
+  call void @futex(ptr %pending, i64 <WAIT>, i64 %q64, i64 4294967295)
+  br label %again
+awake:
+  store atomic i32 0, ptr %sleeps monotonic, align 4
+  br label %finish
+finish:
+  store atomic i32 0, ptr %busy release, align 4
+  ret i1 true
+}
+"""
+
+_WORKER = """
+define internal void @worker(ptr %pool, i64 %index) nounwind {
+entry:
+  %slot = add i64 %index, 1
+  %job = getelementptr i8, ptr %pool, i64 <POOL_JOB_BYTES>
+  %limitp = getelementptr i8, ptr %job, i64 <JOB_LIMIT@8>
+  %pending = getelementptr i8, ptr %pool, i64 <POOL_PENDING_BYTES>
+  %callersleeps = getelementptr i8, ptr %pool, i64 <POOL_CALLER_SLEEPS_BYTES>
+  %sleepers = getelementptr i8, ptr %pool, i64 <POOL_SLEEPERS_BYTES>
+  %word = getelementptr i8, ptr %pool, i64 <POOL_WAKE_BYTES>
+  %stopp = getelementptr i8, ptr %pool, i64 <POOL_STOP_BYTES>
+  %spinp = getelementptr i8, ptr %pool, i64 <POOL_SPIN_BYTES>
+  %line = shl i64 %slot, 6
+  %lineat = add i64 %line, <POOL_TRACE_BYTES>
+  %lineat8 = add i64 %lineat, 8
+  %sleptp = getelementptr i8, ptr %pool, i64 %lineat8
+  %high = icmp sgt i64 %index, 31
+  %bitno = select i1 %high, i64 31, i64 %index
+  %bit = shl i64 1, %bitno
+  %max = load i64, ptr %spinp
+  %min = lshr i64 %max, 4
+  %gap = lshr i64 %max, 1
+  br label %idle
+idle:
+  %budget = phi i64 [%max, %entry], [%bigger, %paid], [%budget.w, %woke]
+  %t0 = call i64 @clock()
+  br label %spinning
+spinning:
+  %last = phi i64 [%t0, %idle], [%now, %more]
+  %t = load atomic i64, ptr %pool acquire, align 8
+  %left = and i64 %t, 4294967295
+  %open = icmp ne i64 %left, 0
+  br i1 %open, label %may, label %pausing
+may:
+  %limit = load atomic i64, ptr %limitp acquire, align 8
+  %allowed = icmp slt i64 %slot, %limit
+  br i1 %allowed, label %work, label %pausing
+pausing:
+  call void @pause()
+  %now = call i64 @clock()
+  %spent = sub i64 %now, %t0
+  %late = icmp ugt i64 %spent, %budget
+  %jump = sub i64 %now, %last
+  %lost = icmp ugt i64 %jump, %gap
+  %stopspin = or i1 %late, %lost
+  br i1 %stopspin, label %tired, label %more
+more:
+  br label %spinning
+work:
+  %ran = call i64 @chunks(ptr %pool, i64 %slot)
+  %some = icmp ne i64 %ran, 0
+  br i1 %some, label %report, label %paid
+report:
+  %ran32 = trunc i64 %ran to i32
+  %before = atomicrmw sub ptr %pending, i32 %ran32 seq_cst, align 4
+  %all = icmp eq i32 %before, %ran32
+  br i1 %all, label %notify, label %paid
+notify:
+  %asleep = load atomic i32, ptr %callersleeps seq_cst, align 4
+  %callerwaits = icmp ne i32 %asleep, 0
+  br i1 %callerwaits, label %wakecaller, label %paid
+wakecaller:
+  call void @futex(ptr %pending, i64 <WAKE>, i64 1, i64 4294967295)
+  br label %paid
+paid:
+  %double = shl i64 %budget, 1
+  %over = icmp ugt i64 %double, %max
+  %bigger = select i1 %over, i64 %max, i64 %double
+  br label %idle
+tired:
+  %half = lshr i64 %budget, 1
+  %less = select i1 %lost, i64 %min, i64 %half
+  %under = icmp ult i64 %less, %min
+  %budget.w = select i1 %under, i64 %min, i64 %less
+  %seq = load atomic i32, ptr %word seq_cst, align 4
+  %announce = atomicrmw add ptr %sleepers, i32 1 seq_cst, align 4
+  %stop = load atomic i32, ptr %stopp seq_cst, align 4
+  %ending = icmp ne i32 %stop, 0
+  br i1 %ending, label %exit, label %recheck
+recheck:
+  %u = load atomic i64, ptr %pool seq_cst, align 8
+  %uleft = and i64 %u, 4294967295
+  %uopen = icmp ne i64 %uleft, 0
+  br i1 %uopen, label %recheck2, label %block
+recheck2:
+  %ulimit = load atomic i64, ptr %limitp acquire, align 8
+  %uallowed = icmp slt i64 %slot, %ulimit
+  br i1 %uallowed, label %woke, label %block
+block:
+  %seq64 = zext i32 %seq to i64
+  %slept = load i64, ptr %sleptp
+  %slept1 = add i64 %slept, 1
+  store i64 %slept1, ptr %sleptp
+  call void @futex(ptr %word, i64 <WAIT>, i64 %seq64, i64 %bit)
+  br label %woke
+woke:
+  %leave = atomicrmw sub ptr %sleepers, i32 1 seq_cst, align 4
+  %stop2 = load atomic i32, ptr %stopp seq_cst, align 4
+  %ending2 = icmp ne i32 %stop2, 0
+  br i1 %ending2, label %return, label %idle
+exit:
+  %leave2 = atomicrmw sub ptr %sleepers, i32 1 seq_cst, align 4
+  br label %return
+return:
+  ret void
+}
+"""
