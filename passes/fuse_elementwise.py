@@ -1,0 +1,106 @@
+"""Elementwise and reduction fusion: chains without a contraction become one loop nest.
+
+Reduction groups first (softmax, layer norm, batch statistics and their gradients): reduce nodes over the
+same axes of one space, with the elementwise nodes over that space and over the reduced one. Then
+elementwise groups: nodes over one output space, with index operators (slice, pad, permute, ...) and
+generated values (iota, random_uniform) as their readers' prologues.
+
+Not fused although legal: a full-space result that others read into a reduction with few kept elements.
+Its kernel would run on too few threads.
+"""
+
+from __future__ import annotations
+
+from ..ir import registry
+from ..ir.dims import bounds, product
+from ..ir.graph import Graph, Node
+from ..ir.registry import Fusion
+from ..ir.types import Shape, TensorType
+from .fuse import Fuser, Joins
+from .manager import Pass, PassContext
+
+_REDUCES = {"sum", "prod", "amax", "amin", "any", "all", "mean"}
+_PROLOGUES = {"expand", "slice", "flip", "pad", "concat", "permute", "iota", "random_uniform"}
+# Fewer kept elements than this leave cores idle.
+_MIN_KEPT = 128
+
+
+class FuseReduction(Pass):
+    """Groups around reduce nodes."""
+
+    name = "fuse-reduction"
+
+    def run(self, graph: Graph, ctx: PassContext) -> int:
+        fuser = Fuser(graph)
+        limit = ctx.kernels.max_group() if ctx.kernels is not None else 32
+        for seed in fuser.nodes:
+            if seed not in fuser.taken and seed.op in _REDUCES:
+                group = fuser.grow(seed, _reduction_space(seed, fuser), limit, backward=True)
+                if len(group) > 1:
+                    ctx.fired(" + ".join(n.op for n in group), seed)
+                    fuser.commit(group, "reduction")
+        return len(fuser.apply()) if fuser.groups else 0
+
+
+class FuseElementwise(Pass):
+    """Groups of elementwise nodes over one space."""
+
+    name = "fuse-elementwise"
+
+    def run(self, graph: Graph, ctx: PassContext) -> int:
+        fuser = Fuser(graph)
+        limit = ctx.kernels.max_group() if ctx.kernels is not None else 32
+        for seed in fuser.nodes:
+            if seed not in fuser.taken and registry.get(seed.op).fusion is Fusion.ELEMENTWISE:
+                group = fuser.grow(seed, _elementwise_space(seed, fuser), limit, backward=True)
+                if len(group) > 1:
+                    ctx.fired(" + ".join(n.op for n in group), seed)
+                    fuser.commit(group, "elementwise")
+        return len(fuser.apply()) if fuser.groups else 0
+
+
+def reduced_shape(shape: Shape, axes: tuple[int, ...]) -> Shape:
+    """``shape`` with ``axes`` kept as extent 1."""
+    return tuple(1 if i in axes else e for i, e in enumerate(shape))
+
+
+def _placement(type_: TensorType) -> tuple[object, object]:
+    return type_.layout.order, type_.layout.blocks
+
+
+def _elementwise_space(seed: Node, fuser: Fuser) -> Joins:
+    space, place = seed.output.shape, _placement(seed.output.type)
+
+    def joins(node: Node, group: set[Node]) -> bool:
+        kind = registry.get(node.op).fusion
+        if kind is Fusion.ELEMENTWISE:
+            return node.output.shape == space and _placement(node.output.type) == place
+        if node.op not in _PROLOGUES:
+            return False
+        # Prologues are evaluated where they are read: nobody else may need them, and they may not read the group.
+        out = node.output
+        private = out not in fuser.outputs and all(u in group for u in out.users)
+        return private and not any(v.producer in group for v in node.inputs)
+
+    return joins
+
+
+def _reduction_space(seed: Node, fuser: Fuser) -> Joins:
+    space, axes = seed.inputs[0].shape, seed.attrs["axes"]
+    reduced = reduced_shape(space, axes)
+    kept = bounds(product(reduced))[1]
+
+    def joins(node: Node, group: set[Node]) -> bool:
+        if node.op in _REDUCES:
+            return node.inputs[0].shape == space and node.attrs["axes"] == axes
+        if node.op == "expand":
+            return node.inputs[0].shape == reduced and node.output.shape == space
+        if registry.get(node.op).fusion is not Fusion.ELEMENTWISE:
+            return False
+        shape = node.output.shape
+        if shape == space:
+            escapes = node.output in fuser.outputs or any(u not in group for u in node.output.users)
+            return kept >= _MIN_KEPT or not escapes
+        return shape == reduced and reduced != space
+
+    return joins
