@@ -378,6 +378,6 @@ register(
         attrs={"kernel": Attr("ints"), **_CONV_ATTRS},
         vjp=_conv_weight_grad_vjp,
         arity=(2, 2),
-        doc="weight gradient of conv: dw[o, c, k] = sum_{n, p} x[n, c, p * stride - padding + k * dilation] * dy[n, o, p]",
+        doc="weight gradient: dw[o, c, k] = sum_{n, p} dy[n, o, p] * x[n, c, p * stride - padding + k * dilation]",
     )
 )
