@@ -34,7 +34,7 @@ class FuseContraction(Pass):
         return len(fuser.apply()) if fuser.groups else 0
 
 
-def _epilogue_of(seed: Node):  # noqa: ANN202 - a predicate for Fuser.grow
+def _epilogue_of(seed: Node):
     out = seed.output.type
 
     def joins(node: Node, group: set[Node]) -> bool:
