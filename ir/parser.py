@@ -24,7 +24,7 @@ from .printer import parse_source
 from .source import UNKNOWN, Source
 from .types import TensorType
 
-__all__ = ["parse_graph"]
+__all__ = ["parse_extent", "parse_graph"]
 
 MAX_NESTING = 50
 
@@ -48,6 +48,11 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
         ParseError: not a graph; the message gives line, column, what was expected and what was found.
     """
     return _Parser(text, constants or {}).parse()
+
+
+def parse_extent(text: str, dims: Mapping[str, Dim]) -> Extent:
+    """The extent that ``str`` wrote, over the given dims; ParseError otherwise."""
+    return _Parser(text, {}).extent(dims)
 
 
 class _Parser:

@@ -1,0 +1,31 @@
+"""The answers that passes ask for: which kernels exist, which layouts they want (``ir.kernels.KernelLibrary``)."""
+
+from __future__ import annotations
+
+from ..ir.graph import Node
+from ..ir.kernels import LayoutChoice
+from ..ir.target import Target
+from .layouts import layout_choices
+from .lower import table
+
+
+class NativeKernels:
+    """The kernel library for one target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def supports(self, node: Node) -> str | None:
+        """None if ``node`` can be lowered as it stands, else the reason."""
+        return table.supports(node, self.target)
+
+    def layout_choices(self, node: Node) -> list[LayoutChoice]:
+        return layout_choices(node, self.target)
+
+    def accepts_epilogue(self, node: Node) -> bool:
+        """Every contraction kernel runs an elementwise chain on its accumulators."""
+        return True
+
+    def max_group(self) -> int:
+        """Larger groups make basic blocks on which LLVM's time grows faster than linearly."""
+        return 48

@@ -1,0 +1,43 @@
+"""The ordered lists of passes. Read top to bottom: this is what the compiler does to a graph."""
+
+from __future__ import annotations
+
+from .assign_layout import AssignLayout
+from .cse import CommonSubexpressions
+from .dce import DeadCodeElimination
+from .decompose import Decompose
+from .fold_batch_norm import FoldBatchNorm
+from .fold_constants import FoldConstants
+from .fuse_contraction import FuseContraction
+from .fuse_elementwise import FuseElementwise, FuseReduction
+from .manager import Pass
+from .materialise_outputs import MaterialiseOutputs
+from .schedule_updates import ScheduleUpdates
+from .simplify import Simplify
+from .split_reduction import SplitReduction
+
+
+def standard() -> list[Pass]:
+    """Graph as traced (or differentiated) to graph of kernels; the same list for inference and training."""
+    return [
+        DeadCodeElimination(),
+        FoldConstants(),
+        Simplify(),
+        CommonSubexpressions(),
+        FoldBatchNorm(),
+        # Composite operators have served their purpose (matching, gradients): simple ones fuse better.
+        Decompose(),
+        FoldConstants(),
+        Simplify(),
+        CommonSubexpressions(),
+        DeadCodeElimination(),
+        SplitReduction(),
+        # From here on nodes are on their way to kernels.
+        AssignLayout(),
+        FuseContraction(),
+        FuseReduction(),
+        FuseElementwise(),
+        DeadCodeElimination(),
+        ScheduleUpdates(),
+        MaterialiseOutputs(),
+    ]

@@ -1,0 +1,315 @@
+"""Optimised graph -> ``ir.plan.Program``: lower every node, compile each distinct kernel once, plan the arena.
+
+Lowering and LLVM are skipped for a node whose signature (operator, attributes, types, region) is in the
+kernel cache; the cache keeps what lowering decided beside the machine code.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .codegen.executor_ir import executor_ir
+from .codegen.packing import pack
+from .ir import abi
+from .ir.dims import Dim, Extent, bounds, is_bounded
+from .ir.dtypes import DType
+from .ir.graph import Graph, Node, Value
+from .ir.layout import Layout
+from .ir.parser import parse_extent
+from .ir.plan import BufferRef, KernelImage, MemoryReport, Port, Program, Step
+from .ir.target import Target
+from .passes.materialise_outputs import memory_root
+from .passes.memory_plan import Lifetime, plan
+from .passes.schedule_updates import is_alias
+from .runtime.cache import KernelCache
+
+
+
+
+@dataclass(frozen=True)
+class KernelRecord:
+    """A compiled kernel and what the plan must know of it; ``operands`` index inputs + outputs of its node."""
+
+    image: KernelImage
+    operands: tuple[int, ...]
+    extents: tuple[Extent, ...]
+    trip: Extent
+    grain: int
+    scratch: int
+    flops: float
+    bytes: float
+    inplace: Mapping[int, int]
+
+    def to_text(self, schedule: str) -> str:
+        """The JSON that travels in ``KernelImage.description``."""
+        return json.dumps(
+            {
+                "schedule": schedule,
+                "operands": self.operands,
+                "extents": [str(e) for e in self.extents],
+                "trip": str(self.trip),
+                "grain": self.grain,
+                "scratch": self.scratch,
+                "flops": self.flops,
+                "bytes": self.bytes,
+                "inplace": [list(p) for p in self.inplace.items()],
+            }
+        )
+
+    @staticmethod
+    def from_image(image: KernelImage, dims: Mapping[str, Dim]) -> KernelRecord:
+        """Inverse of ``to_text``; ValueError or KeyError if the text is not one of ours."""
+        data = json.loads(image.description)
+        return KernelRecord(
+            KernelImage(image.key, image.code, image.entry, data["schedule"]),
+            tuple(data["operands"]),
+            tuple(parse_extent(e, dims) for e in data["extents"]),
+            parse_extent(data["trip"], dims),
+            data["grain"],
+            data["scratch"],
+            data["flops"],
+            data["bytes"],
+            {r: o for r, o in data["inplace"]},
+        )
+
+
+class KernelCompiler:
+    """Turns nodes into KernelRecords through the in-memory and on-disk caches."""
+
+    def __init__(self, target: Target, cache: KernelCache | None) -> None:
+        self.target = target
+        self.cache = cache
+        self.records: dict[str, KernelRecord] = {}
+        self.compiled = 0
+        self.reused = 0
+
+    def compile(self, node: Node, dims: Mapping[str, Dim], outputs: set[Value]) -> KernelRecord:
+        """The kernel of ``node``; UnsupportedError if there is none."""
+        key = self._digest(signature(node, outputs))
+        record = self.records.get(key)
+        if record is None:
+            record = self._from_cache(key, dims) or self._build(key, node)
+            self.records[key] = record
+        return record
+
+    def executor(self) -> KernelImage:
+        """The native routine that walks the step table."""
+        from .codegen.assemble import assemble
+
+        text = executor_ir(self.target)
+        key = self._digest("executor" + text)
+        image = self.cache.get(key) if self.cache is not None else None
+        if image is None:
+            code, entry = assemble(text, self.target, abi.EXECUTOR)
+            image = KernelImage(key, code, entry, "executor")
+            if self.cache is not None:
+                self.cache.put(image)
+        return KernelImage(abi.EXECUTOR, image.code, image.entry, "executor")
+
+    def _digest(self, text: str) -> str:
+        stamp = f"{_source_digest()}|{self.target!r}|{','.join(self.target.features)}|{text}"
+        return hashlib.sha256(stamp.encode()).hexdigest()
+
+    def _from_cache(self, key: str, dims: Mapping[str, Dim]) -> KernelRecord | None:
+        image = self.cache.get(key) if self.cache is not None else None
+        if image is None:
+            return None
+        try:
+            record = KernelRecord.from_image(image, dims)
+        except (ValueError, KeyError, TypeError):
+            return None  # another program's entry under our key: compile and overwrite
+        self.reused += 1
+        return record
+
+    def _build(self, key: str, node: Node) -> KernelRecord:
+        from .codegen.assemble import assemble
+        from .codegen.llvm_emit import emit
+        from .codegen.lower.table import lower
+
+        lowered = lower(node, self.target)
+        fn = lowered.function
+        code, entry = assemble(emit(fn), self.target, fn.name)
+        everything = [*node.inputs, *node.outputs]
+        position = {id(v): i for i, v in enumerate(everything)}
+        record = KernelRecord(
+            KernelImage(key, code, entry, lowered.schedule),
+            tuple(position[id(v)] for v in lowered.values),
+            lowered.extents,
+            lowered.trip,
+            lowered.grain,
+            fn.scratch_bytes,
+            lowered.flops,
+            lowered.bytes,
+            lowered.inplace,
+        )
+        if self.cache is not None:
+            self.cache.put(KernelImage(key, code, entry, record.to_text(lowered.schedule)))
+        self.compiled += 1
+        return record
+
+
+@functools.cache
+def _source_digest() -> str:
+    """Digest of the code generator's own source: an edited or upgraded Ingot never meets old kernels."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*root.glob("codegen/**/*.py"), *root.glob("ir/*.py"), root / "program.py"]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def signature(node: Node, outputs: set[Value]) -> str:
+    """Text that is equal for nodes that lower to the same kernel: names and sources do not take part."""
+    numbers: dict[Value, int] = {}
+    lines = [_line(node, numbers)]
+    for region in node.regions:
+        local: dict[Value, int] = {}
+        lines.append("inputs " + " ".join(_define(v, local) for v in region.inputs))
+        lines += [_line(n, local) for n in region]
+        lines.append("return " + " ".join(str(local[o]) for o in region.outputs))
+    used = "".join("u" if o.users or o in outputs else "-" for o in node.outputs)
+    return "\n".join([*lines, used])
+
+
+def _define(v: Value, numbers: dict[Value, int]) -> str:
+    numbers[v] = len(numbers)
+    return f"{numbers[v]}:{v.type}"
+
+
+def _line(node: Node, numbers: dict[Value, int]) -> str:
+    operands = " ".join(str(numbers[v]) if v in numbers else _define(v, numbers) for v in node.inputs)
+    attrs = " ".join(f"{k}={_attr(v)}" for k, v in node.attrs.items())
+    results = " ".join(_define(o, numbers) for o in node.outputs)
+    return f"{results} = {node.op} {operands} {{{attrs}}}"
+
+
+def _attr(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{value.shape}{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
+    if isinstance(value, (DType, Layout)):
+        return str(value)
+    return repr(value)
+
+
+def build_program(
+    graph: Graph,
+    compiler: KernelCompiler,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Program:
+    """Compile ``graph`` (optimised: every node has a kernel or is an alias) to a Program.
+
+    ``progress(done, total, what)`` is called before each kernel. Raises UnsupportedError naming every node
+    without a kernel.
+    """
+    return _Builder(graph, compiler).build(dict(metadata or {}), progress)
+
+
+class _Builder:
+    def __init__(self, graph: Graph, compiler: KernelCompiler) -> None:
+        self.graph = graph
+        self.compiler = compiler
+        self.outputs = graph.output_set()
+        self.nodes = [n for n in graph if n.op != "constant" and not is_alias(n)]
+        self.refs: dict[Value, BufferRef] = {}
+        self.program = Program(graph.name, [], [], [], [], [], {}, symbols=dict(graph.symbols))
+
+    def build(self, metadata: dict[str, str], progress: Callable[[int, int, str], None] | None) -> Program:
+        program, graph = self.program, self.graph
+        program.metadata = metadata
+        program.target_name = self.compiler.target.name
+        program.target_features = self.compiler.target.features
+        updated = {o: i for o, i in graph.updates.items()}
+        program.inputs = [Port(v.name, v.type, r) for v, r in zip(graph.inputs, graph.roles, strict=True)]
+        program.outputs = [
+            Port(name, v.type, "output", updated.get(i, -1))
+            for i, (v, name) in enumerate(zip(graph.outputs, graph.output_names, strict=True))
+        ]
+        records = []
+        for i, node in enumerate(self.nodes):
+            if progress is not None:
+                progress(i, len(self.nodes), str(node.source) or node.op)
+            records.append(self.compiler.compile(node, graph.symbols, self.outputs))
+        self._place(records)
+        for node, record in zip(self.nodes, records, strict=True):
+            everything = [*node.inputs, *node.outputs]
+            program.kernels.setdefault(record.image.key, record.image)
+            program.steps.append(
+                Step(
+                    record.image.key,
+                    tuple(self.refs[memory_root(everything[k])] for k in record.operands),
+                    record.extents,
+                    record.trip,
+                    record.grain,
+                    record.scratch,
+                    _label(node),
+                    record.flops,
+                    record.bytes,
+                )
+            )
+        program.kernels[abi.EXECUTOR] = self.compiler.executor()
+        return program
+
+    def _place(self, records: list[KernelRecord]) -> None:
+        """A BufferRef for every value that a kernel touches."""
+        graph, program = self.graph, self.program
+        for i, v in enumerate(graph.inputs):
+            self.refs[v] = BufferRef("input", i)
+        for i, v in enumerate(graph.outputs):
+            self.refs[v] = BufferRef("output", i)
+        start: dict[Value, int] = {}
+        end: dict[Value, int] = {}
+        for i, (node, record) in enumerate(zip(self.nodes, records, strict=True)):
+            everything = [*node.inputs, *node.outputs]
+            for k in record.operands:
+                root = memory_root(everything[k])
+                if root.is_constant and root not in self.refs:
+                    self.refs[root] = BufferRef("constant", len(program.constants))
+                    program.constants.append(pack(root.constant, root.type.layout))
+                    program.constant_names.append(root.name)
+                start.setdefault(root, i)
+                end[root] = i
+        arena = [v for v in start if v not in self.refs and is_bounded(v.type.nbytes)]
+        for v in start:
+            if v not in self.refs and not is_bounded(v.type.nbytes):
+                self.refs[v] = BufferRef("dynamic", len(program.dynamic))
+                program.dynamic.append(v.type.nbytes)
+        lifetimes = [Lifetime(v, max(bounds(v.type.nbytes)[1], 1), start[v], end[v]) for v in arena]
+        unions = self._in_place(records, set(arena), end)
+        layout = plan(lifetimes, unions=unions)
+        for v in arena:
+            self.refs[v] = BufferRef("arena", layout.offsets[v])
+        program.arena_bytes = layout.size
+        program.memory = MemoryReport(layout.size, layout.lower_bound, layout.total)
+
+    def _in_place(self, records: list[KernelRecord], arena: set[Value], end: dict[Value, int]) -> list[list[Value]]:
+        """Groups of values that share memory because a kernel overwrites its operand's last use."""
+        group: dict[Value, list[Value]] = {}
+        for i, (node, record) in enumerate(zip(self.nodes, records, strict=True)):
+            for result, operand in record.inplace.items():
+                out, source = node.outputs[result], memory_root(node.inputs[operand])
+                usable = out in arena and source in arena and end[source] == i and out not in group
+                if usable and not any(end[m] > i for m in group.get(source, [])):
+                    if bounds(out.type.nbytes)[1] == bounds(source.type.nbytes)[1]:
+                        members = group.setdefault(source, [source])
+                        members.append(out)
+                        group[out] = members
+        return [m for key, m in group.items() if m[0] is key]
+
+
+def _label(node: Node) -> str:
+    ops = "+".join(n.op for n in node.regions[0] if n.op != "constant") if node.regions else node.op
+    where = node.source.module
+    return f"{where}: {ops}" if where else ops
+
+
+__all__ = ["KernelCompiler", "KernelRecord", "build_program", "signature"]
