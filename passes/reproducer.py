@@ -1,6 +1,7 @@
 """One file that replays a failing pass: the graph before it as text, its constants, the pass and the target.
 
-The file is Python that can be run, but ``replay`` never executes it: it reads the literals with ``ast``.
+The file is Python that can be run, but ``replay`` never executes it: it reads the literals with ``ast`` and
+imports nothing but this package.
 Small arrays are stored exactly; larger ones as shape, dtype and statistics, and are made again from a
 seed (non-negative data stays non-negative, so variances remain usable).
 """
@@ -55,7 +56,7 @@ def write_reproducer(
         f"GRAPH = {_literal_lines(print_graph(graph))}\n\n"
         'if __name__ == "__main__":\n'
         "    from ingot.passes.manager import replay\n\n"
-        "    replay(__file__)\n"
+        '    print("the pass did not fail; the graph after it is", replay(__file__), sep="\\n")\n'
     )
     directory.mkdir(parents=True, exist_ok=True)
     number = 0
@@ -69,15 +70,13 @@ def write_reproducer(
             number += 1
 
 
-def replay(
-    path: str | Path, *, kernels: KernelLibrary | None = None, make_pass: Pass | None = None
-) -> Graph:
+def replay(path: str | Path, *, kernels: KernelLibrary | None = None, failing: Pass | None = None) -> Graph:
     """Rebuild the graph of a reproducer and run the failing pass on it, then verify.
 
     Args:
         path: file written by the pass manager.
         kernels: kernel library to hand to the pass, if the original run had one (INFO says so).
-        make_pass: run this pass instead (to bisect, or when the class takes arguments).
+        failing: run this pass instead (to bisect, or when the class takes arguments or is not of this package).
 
     Returns the graph after the pass, if it no longer fails; otherwise the pass's own exception comes through.
     ParseError if the file is no reproducer.
@@ -92,18 +91,19 @@ def replay(
         fields = dict(info["target"])
         fields["features"] = tuple(fields.get("features", ()))
         target = Target(**fields)
-    failing = make_pass
     if failing is None:
         module, _, qualname = info["class"].partition(":")
-        found: Any = importlib.import_module(module)
-        for part in qualname.split("."):
-            found = getattr(found, part, None)
+        found: Any = None
+        if module.startswith(__package__ + "."):
+            found = importlib.import_module(module)
+            for part in qualname.split("."):
+                found = getattr(found, part, None)
         if not (isinstance(found, type) and issubclass(found, Pass)):
-            raise ParseError(f"{path}: {info['class']} is not a pass class here; give one as make_pass")
+            raise ParseError(f"{path}: {info['class']} is not a pass class of {__package__}; give one as failing")
         try:
             failing = found()
         except TypeError as error:
-            raise ParseError(f"{path}: {info['class']} needs arguments ({error}); give one as make_pass") from error
+            raise ParseError(f"{path}: {info['class']} needs arguments ({error}); give one as failing") from error
     ctx = PassContext(target=target, kernels=kernels, options=dict(info["options"]), pass_name=failing.name)
     failing.run(graph, ctx)
     verify(graph)
