@@ -1,0 +1,200 @@
+"""The one door to operators: record under an active trace, otherwise run the NumPy reference.
+
+``tensor.py`` registers its class here on import, so that the operator families can be imported by it
+(they become its methods) without a cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+
+from ..ir import ops as _ops  # noqa: F401 - importing registers every operator
+from ..ir import registry
+from ..ir.dims import DimExpr, Extent
+from ..ir.dtypes import ALL, DType, dtype_from_numpy
+from ..ir.errors import DTypeError, ShapeError
+from ..ir.types import TensorType
+from . import tracing
+from .grad_mode import is_grad_enabled
+from .size import SymInt
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+# Operators whose result shares memory with their operand, as in PyTorch.
+VIEWS = frozenset({"reshape", "permute", "expand", "slice"})
+
+_tensor_class: Any = None
+_BY_NUMPY = {d.numpy: d for d in ALL}
+
+
+def register_tensor_class(cls: type) -> None:
+    """Called once by ``tensor.py``."""
+    global _tensor_class
+    _tensor_class = cls
+
+
+def is_tensor(x: object) -> TypeGuard[Tensor]:
+    """Whether ``x`` is an ``ingot.Tensor``."""
+    return isinstance(x, _tensor_class)
+
+
+def from_array(array: np.ndarray) -> Tensor:
+    """A Tensor on this very array (no copy)."""
+    return _tensor_class._wrap(array)
+
+
+def mark_local(array: np.ndarray) -> Tensor:
+    """``from_array`` for a tensor made inside forward: it may be changed in place while tracing."""
+    out = from_array(array)
+    out._trace = tracing.current()
+    return out
+
+
+def from_value(value: Any, tracer: tracing.Tracer) -> Tensor:
+    """The Tensor that stands for an IR value."""
+    return _tensor_class._traced(value, tracer)
+
+
+def array_dtype(array: np.ndarray) -> DType:
+    """The Ingot dtype of an array; TypeError if there is none."""
+    known = _BY_NUMPY.get(array.dtype)
+    return known if known is not None else dtype_from_numpy(array.dtype)
+
+
+def apply(op: str, *tensors: Tensor, **attrs: Any) -> Any:
+    """Apply operator ``op`` of the IR to tensors.
+
+    Under an active trace the node is recorded if an operand is traced or a state, or an attribute is
+    symbolic; anything else is computed now. Returns a Tensor, or a tuple for several results.
+    ShapeError / DTypeError state the operator's rule.
+    """
+    tracer = tracing.current()
+    if tracer is not None:
+        if any(tracer.owns(t) for t in tensors) or any(_is_symbolic(v) for v in attrs.values()):
+            return tracer.record(op, tensors, attrs)
+        for t in tensors:
+            tracer.check_fresh(t)
+    results = _evaluate(op, [t._data for t in tensors], attrs)
+    if tracer is not None:
+        for t in results:
+            t._trace = tracer
+        if op in VIEWS:
+            tracer.link_views(tensors[0], results[0])
+    return results[0] if len(results) == 1 else tuple(results)
+
+
+def _is_symbolic(attr: Any) -> bool:
+    return isinstance(attr, tuple) and any(isinstance(e, DimExpr) for e in attr)
+
+
+def _evaluate(op: str, arrays: Sequence[np.ndarray], attrs: dict[str, Any]) -> list[Tensor]:
+    record = registry.get(op)
+    full = record.complete_attrs(attrs)
+    record.infer([TensorType(array_dtype(a), a.shape) for a in arrays], full)
+    out = record.reference(*arrays, **full)
+    outs = out if isinstance(out, tuple) else (out,)
+    return [from_array(_own(np.asarray(o), op, arrays)) for o in outs]
+
+
+def _own(array: np.ndarray, op: str, operands: Sequence[np.ndarray]) -> np.ndarray:
+    # Only views may share memory with their operand (in-place methods rely on it); all other results are
+    # row-major, so that ``view`` works on them as it does in PyTorch.
+    if op in VIEWS:
+        return array
+    array = np.asarray(array, order="C")
+    if any(array is a or (array.base is not None and np.may_share_memory(array, a)) for a in operands):
+        return array.copy()
+    return array
+
+
+def scalar(value: Any, dtype: DType) -> Tensor:
+    """A 0-d tensor holding a Python number or symbolic size in ``dtype``."""
+    if isinstance(value, SymInt):
+        return extent_scalar(value.expr, dtype)
+    array = np.asarray(value)
+    if array.dtype != dtype.numpy:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = array.astype(dtype.numpy)
+    return from_array(array)
+
+
+def extent_scalar(extent: Extent, dtype: DType) -> Tensor:
+    """A 0-d tensor with the value of an extent (symbolic ones only exist while tracing)."""
+    from ..ir.dtypes import int64
+
+    if not isinstance(extent, DimExpr):
+        return scalar(extent, dtype)
+    # There is no operator that reads an extent: the sum of that many ones is one, exactly, in int64.
+    ones = apply("expand", scalar(1, int64), shape=(extent,))
+    return cast(apply("sum", ones, axes=(0,)), dtype)
+
+
+def cast(t: Tensor, dtype: DType) -> Tensor:
+    """``t`` in another dtype; ``t`` itself if it has it already."""
+    return t if t.dtype is dtype else apply("cast", t, dtype=dtype)
+
+
+def write(target: Tensor, new: Tensor, op: str = "assignment") -> Tensor:
+    """Put ``new`` (broadcast and cast) into ``target`` in place and return ``target``.
+
+    Eager: into the storage, visible through every view of it. Traced: a state's value is replaced
+    (a graph update), another tensor is rebound to the new value. RuntimeError if shapes or dtypes do
+    not fit, or if a leaf that requires grad is changed outside ``no_grad``.
+    """
+    if target.requires_grad and is_grad_enabled():
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+    return assign(target, new, op)
+
+
+def assign(target: Tensor, new: Tensor, op: str = "assignment") -> Tensor:
+    """``write`` without the check on leaves that require grad."""
+    if _category(new.dtype) > _category(target.dtype):
+        raise DTypeError(f"result type {type_word(new.dtype)} can't be cast to the desired output type "
+                         f"{type_word(target.dtype)}")  # fmt: skip
+    new = cast(new, target.dtype)
+    if new._extents != target._extents:
+        if len(new._extents) > len(target._extents) or any(
+            n not in (1, t) for n, t in zip(reversed(new._extents), reversed(target._extents), strict=False)
+        ):
+            raise ShapeError(f"output with shape {list(target.shape)} doesn't match the broadcast shape "
+                             f"{list(new.shape)}")  # fmt: skip
+        new = apply("expand", new, shape=target._extents)
+    tracer = tracing.current()
+    if tracer is not None and tracer.write(target, new, op):
+        return target
+    if not target._data.flags.writeable:
+        raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a single "
+                           "memory location. Please clone() the tensor before performing the operation.")  # fmt: skip
+    np.copyto(target._data, new._data)
+    return target
+
+
+def _category(dtype: DType) -> int:
+    return {"b": 0, "i": 1, "u": 1, "f": 2}[dtype.kind]
+
+
+_WORDS = {
+    "float64": "Double", "float32": "Float", "float16": "Half", "bfloat16": "BFloat16", "int64": "Long",
+    "int32": "Int", "int16": "Short", "int8": "Char", "uint8": "Byte", "bool": "Bool", "uint16": "UInt16",
+    "uint32": "UInt32", "uint64": "UInt64",
+}  # fmt: skip
+
+
+def type_word(dtype: DType) -> str:
+    """PyTorch's word for a dtype in messages (``Long``)."""
+    return _WORDS[dtype.name]
+
+
+def inplace(fn: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The method ``name`` that writes ``fn``'s result into its first argument."""
+
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return write(self, fn(self, *args, **kwargs), name)
+
+    method.__name__ = method.__qualname__ = name
+    method.__doc__ = f"In-place version of ``{fn.__name__}``; returns self."
+    return method

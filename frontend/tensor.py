@@ -1,0 +1,531 @@
+"""``Tensor``: a NumPy array, or, while tracing, a value of the graph. Its methods are the operator families."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..ir import dtypes
+from ..ir.dims import Extent, product
+from ..ir.dtypes import DType
+from ..ir.errors import ShapeError, UnsupportedError
+from ..ir.graph import Value
+from . import creation, dispatch, elementwise, indexing, linalg, promotion, random, reduce, shaping, tracing
+from .device import CPU, device, require_cpu
+from .elementwise import operator, reflected
+from .printing import tensor_repr
+from .size import Size, SymInt, wrap
+
+
+class Tensor:
+    """A multi-dimensional array with PyTorch's interface.
+
+    ``Tensor([1, 2])`` and ``Tensor(2, 3)`` make default-float tensors as in PyTorch; prefer ``ingot.tensor``,
+    ``zeros``, ``from_numpy``... ``requires_grad`` is a flag; gradients come from compiled training steps.
+    """
+
+    # Class-level defaults keep plain tensors small. ``_trace`` is the trace that made the tensor.
+    _data: np.ndarray = None  # type: ignore[assignment]
+    _value: Value | None = None
+    _trace: tracing.Tracer | None = None
+    _alias: Any = None
+    _alias_seen = 0
+    requires_grad: bool = False
+    grad: Tensor | None = None
+    __array_priority__ = 1000
+
+    def __init__(self, *data: Any, device: Any = None) -> None:
+        require_cpu(device)
+        kind = promotion.get_default_dtype()
+        if len(data) == 1 and not isinstance(data[0], (int, np.integer)):
+            (source,) = data
+            if isinstance(source, Size):
+                self._data = np.zeros(source, kind.numpy)
+            elif dispatch.is_tensor(source):
+                self._data, self._value, self._trace = source._data, source._value, source._trace
+            else:
+                self._data = creation._array_of(source, kind)
+        else:
+            self._data = np.zeros(data or (0,), kind.numpy)
+        if self._trace is None:
+            self._trace = tracing.current()
+
+    @classmethod
+    def _wrap(cls, array: np.ndarray) -> Tensor:
+        out = cls.__new__(cls)
+        out._data = array
+        return out
+
+    @classmethod
+    def _traced(cls, value: Value, tracer: tracing.Tracer) -> Tensor:
+        out = cls.__new__(cls)
+        out._value, out._trace = value, tracer
+        return out
+
+    # -- attributes ---------------------------------------------------------------------------------
+    @property
+    def _extents(self) -> tuple[Extent, ...]:
+        return self._value.shape if self._value is not None else self._data.shape
+
+    @property
+    def shape(self) -> Size:
+        """Extents: ints, or SymInts for symbolic ones while tracing."""
+        return Size(map(wrap, self._extents))
+
+    def size(self, dim: int | None = None) -> Any:
+        """``shape``, or one extent."""
+        return self.shape if dim is None else wrap(self._extents[shaping.axis_of(dim, self.dim())])
+
+    @property
+    def dtype(self) -> DType:
+        return self._value.dtype if self._value is not None else dispatch.array_dtype(self._data)
+
+    @property
+    def device(self) -> device:
+        return CPU
+
+    @property
+    def is_cuda(self) -> bool:
+        return False
+
+    @property
+    def is_leaf(self) -> bool:
+        """True: eager operations are not recorded for differentiation."""
+        return True
+
+    @property
+    def grad_fn(self) -> None:
+        return None
+
+    @property
+    def ndim(self) -> int:
+        return len(self._extents)
+
+    def dim(self) -> int:
+        """Number of axes."""
+        return len(self._extents)
+
+    def numel(self) -> Any:
+        """Number of elements."""
+        return wrap(product(self._extents))
+
+    nelement = numel
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    def element_size(self) -> int:
+        """Bytes per element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> Any:
+        return self.numel() * self.itemsize
+
+    def stride(self, dim: int | None = None) -> Any:
+        """Element strides (row-major while tracing)."""
+        if self._value is not None:
+            shape = self._extents
+            strides = tuple(wrap(product(shape[i + 1 :])) for i in range(len(shape)))
+        else:
+            strides = tuple(s // self._data.itemsize for s in self._data.strides)
+        return strides if dim is None else strides[dim]
+
+    def is_contiguous(self) -> bool:
+        """Whether the memory order is row-major without gaps."""
+        return self._value is not None or self._data.flags.c_contiguous
+
+    def is_floating_point(self) -> bool:
+        """Whether the dtype is floating."""
+        return self.dtype.is_floating_point
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802
+        """All axes reversed."""
+        return shaping.permute(self, tuple(reversed(range(self.dim()))))
+
+    @property
+    def mT(self) -> Tensor:  # noqa: N802
+        """The last two axes exchanged."""
+        return shaping.transpose(self, -2, -1)
+
+    @property
+    def data(self) -> Tensor:
+        """The same storage without ``requires_grad``; setting it replaces the value."""
+        return self.detach()
+
+    @data.setter
+    def data(self, new: Tensor) -> None:
+        if not dispatch.is_tensor(new):
+            raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
+        tracer = tracing.current()
+        if tracer is not None and (tracer.owns(self) or tracer.owns(new)):
+            dispatch.assign(self, new, "data assignment")
+        else:
+            self._data = new._data
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Sets the flag in place; RuntimeError for integer tensors."""
+        if requires_grad and not self.dtype.is_floating_point:
+            raise RuntimeError("only Tensors of floating point and complex dtype can require gradients")
+        if requires_grad != self.requires_grad:
+            self.requires_grad = bool(requires_grad)
+        return self
+
+    def backward(self, *args: Any, **kwargs: Any) -> None:
+        """Not available: UnsupportedError. Gradients come from compiled training steps."""
+        raise UnsupportedError("backward() on eager tensors is not available yet; train with "
+                               "ingot.compile_step(model, loss_fn, optimizer)")  # fmt: skip
+
+    # -- values -------------------------------------------------------------------------------------
+    def _concrete(self, what: str, hint: str = "keep it outside the compiled function") -> np.ndarray:
+        """The array; DataDependentError while tracing if this tensor is part of the graph."""
+        tracer = tracing.current()
+        if tracer is not None and tracer.owns(self):
+            raise tracer.refuse_data(what, hint)
+        if self._value is not None:
+            raise UnsupportedError(f"{what}: this tensor belongs to a trace that has ended and has no values")
+        return self._data
+
+    def item(self) -> Any:
+        """The Python number of a one-element tensor."""
+        array = self._concrete("item()", "computing with the tensor itself")
+        if array.size != 1:
+            raise RuntimeError(f"a Tensor with {array.size} elements cannot be converted to Scalar")
+        value = array.reshape(()).item()
+        return float(value) if self.dtype.is_floating_point else value
+
+    def tolist(self) -> Any:
+        """Nested lists of Python numbers (a number for a 0-d tensor)."""
+        array = self._concrete("tolist()")
+        return array.astype(np.float32).tolist() if self.dtype is dtypes.bfloat16 else array.tolist()
+
+    def numpy(self, *, force: bool = False) -> np.ndarray:
+        """The array, sharing memory; RuntimeError while ``requires_grad`` is on (unless ``force``)."""
+        array = self._concrete("numpy()")
+        if self.requires_grad and not force:
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+        return array
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        if dtype is not None and array.dtype != np.dtype(dtype):
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
+    def _scalar(self, what: str, hint: str) -> Any:
+        array = self._concrete(what, hint)
+        if array.size != 1:
+            raise RuntimeError("only one element tensors can be converted to Python scalars")
+        return array.reshape(())[()]
+
+    def __bool__(self) -> bool:
+        array = self._concrete("a branch on a tensor (bool())", "where(condition, a, b), or a mask")
+        if array.size != 1:
+            word = "no values" if array.size == 0 else "more than one value"
+            raise RuntimeError(f"Boolean value of Tensor with {word} is ambiguous")
+        return bool(array.reshape(())[()])
+
+    def __int__(self) -> int:
+        return int(self._scalar("int()", "computing with the tensor itself"))
+
+    def __float__(self) -> float:
+        return float(self._scalar("float()", "computing with the tensor itself"))
+
+    def __index__(self) -> int:
+        if not self.dtype.is_integer and self.dtype is not dtypes.bool_:
+            raise TypeError("only integer tensors of a single element can be converted to an index")
+        return int(self._scalar("use as an index", "index_select or gather with the tensor"))
+
+    def __len__(self) -> Any:
+        if self.dim() == 0:
+            raise TypeError("len() of a 0-d tensor")
+        extent = wrap(self._extents[0])
+        if isinstance(extent, SymInt):
+            extent.__index__()  # refuses, naming the line: len() must return a number
+        return extent
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if self.dim() == 0:
+            raise TypeError("iteration over a 0-d tensor")
+        return iter(shaping.unbind(self, 0))
+
+    def __contains__(self, element: Any) -> bool:
+        return bool(reduce.any(elementwise.eq(self, element)))
+
+    # -- copies and casts ---------------------------------------------------------------------------
+    def detach(self) -> Tensor:
+        """The same storage, outside of differentiation."""
+        tracer = tracing.current()
+        if tracer is not None and tracer.owns(self):
+            return tracer.detach(self)
+        out = Tensor._wrap(self._data)
+        out._trace = self._trace
+        return out
+
+    def detach_(self) -> Tensor:
+        """Cuts this tensor from its history; eager tensors have none."""
+        tracer = tracing.current()
+        if tracer is not None and tracer.owns(self):
+            return dispatch.assign(self, tracer.detach(self), "detach_")
+        return self.requires_grad_(False)
+
+    def clone(self) -> Tensor:
+        """A copy."""
+        return dispatch.apply("identity", self)
+
+    def contiguous(self) -> Tensor:
+        """Itself if row-major, else a row-major copy."""
+        return self if self.is_contiguous() else self.clone()
+
+    def to(self, *args: Any, dtype: DType | None = None, device: Any = None, copy: bool = False, **kwargs: Any) -> Tensor:
+        """``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``: cast; the CPU is the only device."""
+        for arg in args:
+            if isinstance(arg, DType):
+                dtype = arg
+            elif dispatch.is_tensor(arg):
+                dtype = arg.dtype
+            elif not isinstance(arg, bool):
+                device = arg
+        require_cpu(device)
+        out = self if dtype is None else dispatch.cast(self, dtype)
+        return out.clone() if copy and out is self else out
+
+    def type(self, dtype: Any = None) -> Any:
+        """The type's name (``torch.FloatTensor``), or a cast to a dtype or such a name."""
+        if dtype is None:
+            return f"torch.{dispatch.type_word(self.dtype)}Tensor"
+        return dispatch.cast(self, named_dtype(dtype))
+
+    def type_as(self, other: Tensor) -> Tensor:
+        """Cast to other's dtype."""
+        return dispatch.cast(self, other.dtype)
+
+    def cpu(self) -> Tensor:
+        """Itself."""
+        return self
+
+    def cuda(self, device: Any = None) -> Tensor:
+        """Refused: there is no GPU."""
+        require_cpu("cuda" if device is None else device)
+        return self
+
+    def double(self) -> Tensor:
+        return dispatch.cast(self, dtypes.float64)
+
+    def float(self) -> Tensor:
+        return dispatch.cast(self, dtypes.float32)
+
+    def half(self) -> Tensor:
+        return dispatch.cast(self, dtypes.float16)
+
+    def bfloat16(self) -> Tensor:
+        return dispatch.cast(self, dtypes.bfloat16)
+
+    def long(self) -> Tensor:
+        return dispatch.cast(self, dtypes.int64)
+
+    def int(self) -> Tensor:
+        return dispatch.cast(self, dtypes.int32)
+
+    def short(self) -> Tensor:
+        return dispatch.cast(self, dtypes.int16)
+
+    def char(self) -> Tensor:
+        return dispatch.cast(self, dtypes.int8)
+
+    def byte(self) -> Tensor:
+        return dispatch.cast(self, dtypes.uint8)
+
+    def bool(self) -> Tensor:
+        return dispatch.cast(self, dtypes.bool_)
+
+    # -- writing ------------------------------------------------------------------------------------
+    def _assign(self, new: Tensor) -> None:
+        """Replace a state's value: eager into the storage, traced as an update of the graph."""
+        if new._extents != self._extents:
+            raise ShapeError(f"a state of shape {list(self.shape)} cannot become {list(new.shape)}")
+        dispatch.assign(self, new)
+
+    def copy_(self, src: Tensor, non_blocking: Any = False) -> Tensor:
+        """Copies values, broadcasting and converting the dtype."""
+        return dispatch.write(self, dispatch.cast(src, self.dtype), "copy_")
+
+    def fill_(self, value: Any) -> Tensor:
+        """Sets every element."""
+        return dispatch.write(self, promotion.operand(value, self.dtype), "fill_")
+
+    def zero_(self) -> Tensor:
+        """Sets every element to 0."""
+        return self.fill_(0)
+
+    __getitem__ = indexing.getitem
+    __setitem__ = indexing.setitem
+
+    # -- printing -----------------------------------------------------------------------------------
+    def __repr__(self) -> str:
+        return tensor_repr(self)
+
+    def __format__(self, spec: str) -> str:
+        if self.dim() == 0 and self._value is None and type(self) is Tensor:
+            return format(self.item(), spec)
+        return format(repr(self), spec)
+
+    def __hash__(self) -> Any:
+        return id(self)
+
+    def __deepcopy__(self, memo: dict) -> Tensor:
+        out = type(self).__new__(type(self))
+        memo[id(self)] = out
+        out._data = self._concrete("deepcopy").copy()
+        out.requires_grad = self.requires_grad
+        return out
+
+    def __reduce__(self) -> Any:
+        return (_rebuild, (type(self), self._concrete("pickling"), self.requires_grad))
+
+    # -- operator families --------------------------------------------------------------------------
+    __add__ = operator(elementwise.add)
+    __radd__ = reflected(elementwise.add)
+    __sub__ = operator(elementwise.sub)
+    __rsub__ = reflected(elementwise.sub)
+    __mul__ = operator(elementwise.mul)
+    __rmul__ = reflected(elementwise.mul)
+    __truediv__ = operator(elementwise.div)
+    __rtruediv__ = reflected(elementwise.div)
+    __floordiv__ = operator(elementwise.floor_divide)
+    __rfloordiv__ = reflected(elementwise.floor_divide)
+    __mod__ = operator(elementwise.remainder)
+    __rmod__ = reflected(elementwise.remainder)
+    __pow__ = operator(elementwise.pow)
+    __rpow__ = reflected(elementwise.pow)
+    __and__ = operator(elementwise.bitwise_and)
+    __rand__ = reflected(elementwise.bitwise_and)
+    __or__ = operator(elementwise.bitwise_or)
+    __ror__ = reflected(elementwise.bitwise_or)
+    __xor__ = operator(elementwise.bitwise_xor)
+    __rxor__ = reflected(elementwise.bitwise_xor)
+    __eq__ = operator(elementwise.eq)  # type: ignore[assignment]
+    __ne__ = operator(elementwise.ne)  # type: ignore[assignment]
+    __lt__ = operator(elementwise.lt)
+    __le__ = operator(elementwise.le)
+    __gt__ = operator(elementwise.gt)
+    __ge__ = operator(elementwise.ge)
+    __matmul__ = linalg.matmul
+    __neg__ = elementwise.neg
+    __pos__ = elementwise.positive
+    __abs__ = elementwise.abs
+    __invert__ = elementwise.bitwise_not
+
+    exp, expm1, log, log1p = elementwise.exp, elementwise.expm1, elementwise.log, elementwise.log1p
+    sqrt, rsqrt, reciprocal, square = elementwise.sqrt, elementwise.rsqrt, elementwise.reciprocal, elementwise.square
+    sin, cos, tanh, erf, sigmoid = elementwise.sin, elementwise.cos, elementwise.tanh, elementwise.erf, elementwise.sigmoid
+    sign, trunc, ceil, floor, round = (
+        elementwise.sign, elementwise.trunc, elementwise.ceil, elementwise.floor, elementwise.round,
+    )  # fmt: skip
+    isnan, isinf, isfinite = elementwise.isnan, elementwise.isinf, elementwise.isfinite
+    neg = negative = elementwise.neg
+    abs = absolute = elementwise.abs
+    relu, add = elementwise.relu, elementwise.add
+    sub = subtract = elementwise.sub
+    mul = multiply = elementwise.mul
+    div = divide = true_divide = elementwise.div
+    floor_divide, remainder, pow = elementwise.floor_divide, elementwise.remainder, elementwise.pow
+    maximum, minimum = elementwise.maximum, elementwise.minimum
+    eq, ne, lt, le, gt, ge = (
+        elementwise.eq, elementwise.ne, elementwise.lt, elementwise.le, elementwise.gt, elementwise.ge,
+    )  # fmt: skip
+    logical_not, logical_and = elementwise.logical_not, elementwise.logical_and
+    logical_or, logical_xor = elementwise.logical_or, elementwise.logical_xor
+    bitwise_not, bitwise_and = elementwise.bitwise_not, elementwise.bitwise_and
+    bitwise_or, bitwise_xor = elementwise.bitwise_or, elementwise.bitwise_xor
+    clamp = clip = elementwise.clamp
+    masked_fill, isclose = elementwise.masked_fill, elementwise.isclose
+
+    reshape, view, view_as, reshape_as = shaping.reshape, shaping.view, shaping.view_as, shaping.reshape_as
+    permute, transpose, t, movedim = shaping.permute, shaping.transpose, shaping.t, shaping.movedim
+    swapaxes = shaping.transpose
+    flatten, unflatten, squeeze, unsqueeze = shaping.flatten, shaping.unflatten, shaping.squeeze, shaping.unsqueeze
+    expand, expand_as, broadcast_to, repeat = shaping.expand, shaping.expand_as, shaping.broadcast_to, shaping.repeat
+    flip, narrow, split, chunk, unbind = shaping.flip, shaping.narrow, shaping.split, shaping.chunk, shaping.unbind
+
+    sum, mean, prod, amax, amin = reduce.sum, reduce.mean, reduce.prod, reduce.amax, reduce.amin
+    argmax, argmin, max, min = reduce.argmax, reduce.argmin, reduce.max, reduce.min
+    any, all, var, std, norm = reduce.any, reduce.all, reduce.var, reduce.std, reduce.norm
+
+    matmul, mm, bmm, mv, dot, addmm = linalg.matmul, linalg.mm, linalg.bmm, linalg.mv, linalg.dot, linalg.addmm
+    index_select, gather, scatter_add = indexing.index_select, indexing.gather, indexing.scatter_add
+    uniform_, normal_ = random.uniform_, random.normal_
+
+    def where(self, condition: Tensor, other: Any) -> Tensor:
+        """``self`` where ``condition`` holds, else ``other``."""
+        return elementwise.where(condition, self, other)
+
+    def softmax(self, dim: Any, dtype: DType | None = None) -> Tensor:
+        """Softmax along ``dim``."""
+        from .nn import functional
+
+        return functional.softmax(self, dim, dtype=dtype)
+
+    def log_softmax(self, dim: Any, dtype: DType | None = None) -> Tensor:
+        """Logarithm of softmax along ``dim``."""
+        from .nn import functional
+
+        return functional.log_softmax(self, dim, dtype=dtype)
+
+
+def _rebuild(cls: Any, array: np.ndarray, requires_grad: bool) -> Tensor:
+    out = cls._wrap(array)
+    out.requires_grad = requires_grad
+    return out
+
+
+for _name, _fn in {
+    "add_": elementwise.add, "sub_": elementwise.sub, "mul_": elementwise.mul, "div_": elementwise.div,
+    "pow_": elementwise.pow, "neg_": elementwise.neg, "abs_": elementwise.abs, "exp_": elementwise.exp,
+    "log_": elementwise.log, "sqrt_": elementwise.sqrt, "rsqrt_": elementwise.rsqrt, "relu_": elementwise.relu,
+    "sigmoid_": elementwise.sigmoid, "tanh_": elementwise.tanh, "clamp_": elementwise.clamp,
+    "floor_": elementwise.floor, "ceil_": elementwise.ceil, "round_": elementwise.round,
+    "masked_fill_": elementwise.masked_fill, "remainder_": elementwise.remainder, "addmm_": linalg.addmm,
+    "floor_divide_": elementwise.floor_divide, "scatter_add_": indexing.scatter_add,
+    "logical_not_": elementwise.logical_not, "__iadd__": elementwise.add, "__isub__": elementwise.sub,
+    "__imul__": elementwise.mul, "__itruediv__": elementwise.div, "__ifloordiv__": elementwise.floor_divide,
+    "__imod__": elementwise.remainder, "__ipow__": elementwise.pow, "__iand__": elementwise.bitwise_and,
+    "__ior__": elementwise.bitwise_or, "__ixor__": elementwise.bitwise_xor,
+}.items():  # fmt: skip
+    setattr(Tensor, _name, dispatch.inplace(_fn, _name))
+
+dispatch.register_tensor_class(Tensor)
+
+_BY_TYPE_NAME = {f"torch.{dispatch.type_word(d)}Tensor": d for d in dtypes.ALL}
+
+
+def named_dtype(which: Any) -> DType:
+    """A dtype from itself or its tensor-type name (``torch.FloatTensor``)."""
+    if isinstance(which, DType):
+        return which
+    try:
+        return _BY_TYPE_NAME[which]
+    except (KeyError, TypeError):
+        raise ValueError(f"invalid type: {which!r}") from None
+
+
+def is_tensor(obj: object) -> bool:
+    """Whether ``obj`` is a Tensor."""
+    return isinstance(obj, Tensor)
+
+
+def numel(input: Tensor) -> Any:
+    """Number of elements."""
+    return input.numel()
+
+
+def typename(obj: object) -> str:
+    """``torch.FloatTensor`` for a tensor, the qualified type name otherwise."""
+    if isinstance(obj, Tensor):
+        return obj.type()
+    cls = type(obj)
+    return cls.__name__ if cls.__module__ in ("builtins", "__builtin__") else f"{cls.__module__}.{cls.__qualname__}"

@@ -1,0 +1,365 @@
+"""Tracing: run the user's own ``forward`` on symbolic tensors and record every operator into an ``ir.Graph``."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ir.builder import GraphBuilder
+from ..ir.dims import Dim, DimExpr, Extent
+from ..ir.dtypes import DType, float32
+from ..ir.errors import DataDependentError, DTypeError, IngotError, ShapeError, UnsupportedError
+from ..ir.graph import Graph, Value
+from ..ir.source import Source
+from ..ir.types import TensorType
+from . import grad_mode
+from .size import SymInt, as_extent
+from .sources import user_location, user_place
+from .structure import Spec, flatten
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """An input that is described instead of given: ``shape`` holds ints, Dims or expressions of Dims."""
+
+    shape: tuple[int | Dim | DimExpr, ...]
+    dtype: DType = float32
+
+    @property
+    def type(self) -> TensorType:
+        return TensorType(self.dtype, tuple(as_extent(e) for e in self.shape))
+
+
+@dataclass
+class Trace:
+    """What a trace gives.
+
+    Attributes:
+        graph: inputs are the leaves of ``in_spec`` in order, then the states; outputs are the leaves of
+            ``out_spec``, then the updates.
+        in_spec: structure of ``(args, kwargs)``.
+        out_spec: structure of the result.
+        states: the states used, name to Tensor, in graph-input order (after the ``input`` roles).
+        detached: values through which no gradient may flow (``detach``, and results made under ``no_grad``).
+    """
+
+    graph: Graph
+    in_spec: Spec
+    out_spec: Spec
+    states: dict[str, Tensor] = field(default_factory=dict)
+    detached: list[Value] = field(default_factory=list)
+
+
+class _AliasGroup:
+    """Tensors that share memory in eager mode. ``version`` counts the writes through any of them."""
+
+    __slots__ = ("version", "writer")
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.writer = ""
+
+
+class _State:
+    """A tensor outside the graph that the graph reads, and perhaps overwrites."""
+
+    def __init__(self, name: str, tensor: Tensor, role: str) -> None:
+        self.name, self.tensor, self.role = name, tensor, role
+        self.input: Value | None = None
+        self.value: Value | None = None
+        self._alias: _AliasGroup | None = None
+        self._alias_seen = 0
+
+
+class _Active(threading.local):
+    tracer: Tracer | None = None
+
+
+_active = _Active()
+
+
+def current() -> Tracer | None:
+    """The trace running in this thread."""
+    return _active.tracer
+
+
+def is_tracing() -> bool:
+    """Whether ``forward`` is being traced rather than executed."""
+    return _active.tracer is not None
+
+
+class Tracer:
+    """Records one graph. Tensors of the graph carry ``_value``; states are known by identity."""
+
+    def __init__(self, name: str, states: Iterable[tuple[str, Tensor, str]]) -> None:
+        self.graph = Graph(name)
+        self.builder = GraphBuilder(self.graph)
+        self.detached: list[Value] = []
+        self.items: list[str] = []
+        self.used: list[_State] = []
+        self._states: dict[int, _State] = {}
+        for state_name, tensor, role in states:
+            self._states.setdefault(id(tensor), _State(state_name, tensor, role))
+        self._constants: dict[int, tuple[Tensor, Value]] = {}
+        self._module_names: dict[int, str] = {}
+        self._modules: list[Any] = []
+        self._path: list[str] = []
+        self._grad_at_start = grad_mode.is_grad_enabled()
+
+    # -- modules ------------------------------------------------------------------------------------
+    def enter_module(self, module: Any) -> None:
+        """Called by Module.__call__; names come from the outermost module's tree."""
+        if id(module) not in self._module_names:
+            self._modules.append(module)  # keeps the ids below valid
+            for name, child in module.named_modules():
+                self._module_names.setdefault(id(child), name)
+        self._path.append(self._module_names[id(module)])
+
+    def leave_module(self) -> None:
+        self._path.pop()
+
+    @property
+    def module_path(self) -> str:
+        return self._path[-1] if self._path else ""
+
+    # -- reading ------------------------------------------------------------------------------------
+    def owns(self, t: Tensor) -> bool:
+        """Whether using ``t`` must be recorded: it is traced, or a state."""
+        if t._value is not None:
+            if t._trace is not self:
+                raise IngotError(f"{user_place()}: a tensor of an earlier trace is used here; forward must not keep "
+                                 "tensors in attributes or globals between calls")  # fmt: skip
+            return True
+        return id(t) in self._states
+
+    def value_of(self, t: Tensor) -> Value:
+        """The IR value of any tensor; one from outside the graph becomes a constant."""
+        self.check_fresh(t)
+        if t._value is not None:
+            self.owns(t)
+            return t._value
+        state = self._states.get(id(t))
+        if state is None:
+            return self._constant_of(t)
+        if state.value is None:
+            state.input = state.value = self.graph.add_input(
+                TensorType(t.dtype, t._data.shape), state.name, state.role
+            )
+            self.used.append(state)
+        return state.value
+
+    def _constant_of(self, t: Tensor) -> Value:
+        known = self._constants.get(id(t))
+        # Compared, because the tensor may have been written to since.
+        if known is not None and np.array_equal(known[1].constant, t._data):
+            return known[1]
+        value = self.graph.constant(np.array(t._data, order="C"))
+        self._constants[id(t)] = (t, value)
+        return value
+
+    def location(self) -> Source:
+        """The user's line and the current module."""
+        file, line = user_location()
+        return Source(file, line, self.module_path)
+
+    # -- recording ----------------------------------------------------------------------------------
+    def record(self, op: str, tensors: Sequence[Tensor], attrs: Mapping[str, Any]) -> Any:
+        """Add one node and return its result(s)."""
+        from . import dispatch
+
+        values = [self.value_of(t) for t in tensors]
+        self.builder.source = self.location()
+        try:
+            node = self.builder.emit(op, values, **attrs)
+        except (ShapeError, DTypeError) as error:
+            raise type(error)(f"{error} [at {self.builder.source}]") from None
+        if self._grad_at_start and not grad_mode.is_grad_enabled():
+            self.detached.extend(node.outputs)
+        outs = tuple(dispatch.from_value(v, self) for v in node.outputs)
+        if op in dispatch.VIEWS:
+            self.link_views(tensors[0], outs[0])
+        return outs[0] if len(outs) == 1 else outs
+
+    def detach(self, t: Tensor) -> Tensor:
+        """A copy of ``t`` through which no gradient flows."""
+        out = self.record("identity", [t], {})
+        self.detached.append(out._value)
+        self.link_views(t, out)
+        return out
+
+    # -- in-place writes ----------------------------------------------------------------------------
+    # A write rebinds the tensor to a new value. Tensors that share its memory in eager mode would now
+    # show a stale one, so using them afterwards is refused instead of giving a wrong result.
+    def _holder(self, t: Tensor) -> Any:
+        return self._states.get(id(t), t)
+
+    def link_views(self, source: Tensor, view: Tensor) -> None:
+        """Note that ``view`` shares memory with ``source``."""
+        holder = self._holder(source)
+        if holder._alias is None:
+            holder._alias = _AliasGroup()
+            holder._alias_seen = 0
+        view._alias, view._alias_seen = holder._alias, holder._alias.version
+
+    def check_fresh(self, t: Tensor) -> None:
+        """UnsupportedError if ``t``'s memory was overwritten through another tensor that shares it."""
+        holder = self._holder(t)
+        group = holder._alias
+        if group is not None and group.version != holder._alias_seen:
+            raise UnsupportedError(
+                f"{user_place()}: this tensor shares memory with one that was changed in place at {group.writer}; "
+                "a traced forward cannot follow that. Try: the out-of-place operation, or clone() before it."
+            )
+
+    def write(self, target: Tensor, new: Tensor, op: str) -> bool:
+        """Rebind ``target``; False if it is an eager tensor of this trace that can be written directly."""
+        state = self._states.get(id(target))
+        local = target._trace is self
+        if state is None and not local:
+            self.unsupported(
+                op, [target, new], "the target is neither traced nor a registered parameter or buffer",
+                "register it with register_buffer, or create it inside forward",
+            )  # fmt: skip
+            return True
+        if state is None and target._value is None and not self.owns(new):
+            self.check_fresh(target)
+            return False
+        self.check_fresh(target)
+        value = self.value_of(new)
+        holder = self._holder(target)
+        if state is not None:
+            self.value_of(target)  # makes it a graph input
+            state.value = value
+        else:
+            target._value, target._data, target._trace = value, None, self
+        if holder._alias is not None:
+            holder._alias.version += 1
+            holder._alias.writer = user_place()
+            holder._alias_seen = holder._alias.version
+        return True
+
+    # -- refusals -----------------------------------------------------------------------------------
+    def refuse_data(self, what: str, hint: str) -> DataDependentError:
+        """The error for an operation that needs a traced tensor's numbers."""
+        where = f" in module {self.module_path}" if self.module_path else ""
+        return DataDependentError(f"{user_place()}{where}: {what} needs the values of a traced tensor; a compiled "
+                                  f"graph has one path. Try: {hint}.")  # fmt: skip
+
+    def unsupported(self, op: str, operands: Sequence[Tensor], expected: str, hint: str) -> None:
+        """Note something that cannot be traced; the trace goes on and all notes are raised at its end."""
+        shapes = ", ".join(f"{t.dtype.name}{list(t.shape)}" for t in operands)
+        self.items.append(f"{self.module_path or '(root)'}: {op} on {shapes} at {user_place()}: {expected}; "
+                          f"try: {hint}")  # fmt: skip
+
+    def raise_unsupported(self, cause: Exception | None = None) -> None:
+        """UnsupportedError with everything noted so far (and ``cause``), if anything was."""
+        if self.items:
+            items = [*self.items, *([str(cause)] if cause is not None else [])]
+            raise UnsupportedError(f"{len(items)} things in {self.graph.name} cannot be compiled:", items) from cause
+
+
+def extents_of(t: Tensor) -> tuple[Extent, ...]:
+    """Logical shape as IR extents."""
+    return t._value.shape if t._value is not None else t._data.shape
+
+
+def _is_input(x: Any) -> bool:
+    from . import dispatch
+
+    return dispatch.is_tensor(x) or isinstance(x, (np.ndarray, InputSpec))
+
+
+def trace(
+    fn: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    states: Mapping[str, Tensor] | None = None,
+    roles: Mapping[str, str] | None = None,
+    name: str = "main",
+) -> Trace:
+    """Record ``fn(*args, **kwargs)`` as a graph.
+
+    Args:
+        fn: a Module or function on Tensors.
+        args, kwargs: nested dicts, lists and tuples of Tensors, arrays and InputSpecs; everything else is
+            passed through and fixed.
+        states: tensors outside the graph that it reads and may overwrite (parameters, buffers...);
+            default: the parameters and buffers of ``fn`` if it is a Module. The default generator's state
+            is always among them (name ``rng_state``, role ``rng``).
+        roles: state name to role (``"parameter"``, ``"buffer"``, ``"state"``, ``"scalar"``, ``"rng"``); default by kind.
+
+    Raises:
+        DataDependentError: control flow depends on data or on an undecidable symbolic size.
+        UnsupportedError: lists everything that cannot be traced.
+    """
+    from . import dispatch, random
+
+    if _active.tracer is not None:
+        raise IngotError("trace() was called inside a trace")
+    if states is None:
+        states = dict(fn.named_parameters()) if hasattr(fn, "named_parameters") else {}
+        roles = dict.fromkeys(states, "parameter")
+        if hasattr(fn, "named_buffers"):
+            for key, buffer in fn.named_buffers():
+                states[key], roles[key] = buffer, "buffer"
+    roles = roles or {}
+    entries = [(key, t, roles.get(key, "parameter" if t.requires_grad else "buffer")) for key, t in states.items()]
+    tracer = Tracer(name, [*entries, ("rng_state", random.default_generator.state, "rng")])
+
+    kwargs = dict(kwargs or {})
+    leaves, in_spec = flatten((tuple(args), kwargs), _is_input)
+    traced = []
+    for leaf, label in zip(leaves, _input_names(fn, in_spec, kwargs), strict=True):
+        if isinstance(leaf, InputSpec):
+            type_ = leaf.type
+        else:
+            array = leaf if isinstance(leaf, np.ndarray) else leaf._data
+            type_ = TensorType(dispatch.array_dtype(array), array.shape)
+        traced.append(dispatch.from_value(tracer.graph.add_input(type_, label, "input"), tracer))
+    from .structure import unflatten
+
+    call_args, call_kwargs = unflatten(in_spec, traced)
+    _active.tracer = tracer
+    try:
+        result = fn(*call_args, **call_kwargs)
+        out_leaves, out_spec = flatten(result, lambda x: dispatch.is_tensor(x) or isinstance(x, SymInt))
+        for leaf, label in zip(out_leaves, out_spec.leaf_names("output"), strict=True):
+            if isinstance(leaf, SymInt):
+                raise UnsupportedError(f"the result {label} is the symbolic size {leaf}; return tensors instead")
+            tracer.graph.add_output(tracer.value_of(leaf), label)
+    except IngotError as error:
+        tracer.raise_unsupported(error)
+        raise
+    finally:
+        _active.tracer = None
+    tracer.raise_unsupported()
+    for state in tracer.used:
+        if state.value is not state.input:
+            tracer.graph.add_output(state.value, state.name, updates=state.input)  # type: ignore[arg-type]
+    used = {state.name: state.tensor for state in tracer.used}
+    return Trace(tracer.graph, in_spec, out_spec, used, tracer.detached)
+
+
+def _input_names(fn: Callable[..., Any], in_spec: Spec, kwargs: Mapping[str, Any]) -> list[str]:
+    """Graph-input names from the parameters of ``forward``."""
+    args_spec, kwargs_spec = in_spec.children
+    names: list[str] = []
+    try:
+        parameters = list(inspect.signature(getattr(fn, "forward", fn)).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    for i, child in enumerate(args_spec.children):
+        names += child.leaf_names(positional[i] if i < len(positional) else f"input_{i}")
+    for key, child in zip(kwargs_spec.keys, kwargs_spec.children, strict=True):
+        names += child.leaf_names(key)
+    return names
