@@ -233,32 +233,42 @@ class Executable:
         if len(outputs) != len(ports):
             raise InputError(f"{self.program.name!r} has {len(ports)} outputs, got {len(outputs)}")
         results: list[np.ndarray] = []
-        for port, shape, dtype, given in zip(ports, shapes, self._output_dtypes, outputs, strict=True):
-            if port.updates >= 0:
-                source = inputs[port.updates]
-                self._check_update_shape(port, shape, source)
-                if given is not None and given is not source:
-                    raise InputError(f"output {port.name!r} updates an input in place; pass None or that array for it")
-                results.append(source)
-                continue
-            if not isinstance(given, np.ndarray) or given.dtype != dtype or given.shape != shape:
-                got = (
-                    f"{given.dtype}[{', '.join(map(str, given.shape))}]"
-                    if isinstance(given, np.ndarray)
-                    else type(given).__name__
-                )
-                wanted = ", ".join(map(str, shape))
-                raise InputError(f"output {port.name!r}: expected {port.type.dtype.name}[{wanted}], got {got}")
-            if given.flags.num & _WRITABLE != _WRITABLE:
-                raise InputError(f"output {port.name!r} must be C-contiguous and writable, got {_flaws(given)}")
-            results.append(given)
-        fresh = [i for i, port in enumerate(ports) if port.updates < 0]
-        everything = [*inputs, *(results[i] for i in fresh)]
+        for i, given in enumerate(outputs):
+            if (
+                type(given) is np.ndarray
+                and given.dtype is self._output_dtypes[i]
+                and given.shape == shapes[i]
+                and ports[i].updates < 0
+                and given.flags.num & _WRITABLE == _WRITABLE
+            ):
+                results.append(given)
+            else:
+                results.append(self._other_output(ports[i], shapes[i], inputs, given))
+        fresh = [i for i, port in enumerate(ports) if port.updates < 0] if self._updates else range(len(ports))
+        everything = [*inputs, *[results[i] for i in fresh]]
         clash = _overlap(everything, range(len(inputs), len(everything)))
         if clash:
             names = [port.name for port in self.program.inputs] + [ports[i].name for i in fresh]
             raise InputError(f"output {names[max(clash)]!r} shares memory with {names[min(clash)]!r}; give it its own")
         return results
+
+    def _other_output(self, port: Port, shape: Shape, inputs: list[np.ndarray], given: object) -> np.ndarray:
+        """The array to write for an output that is no plain match, or InputError."""
+        if port.updates >= 0:
+            source = inputs[port.updates]
+            self._check_update_shape(port, shape, source)
+            if given is not None and given is not source:
+                raise InputError(f"output {port.name!r} updates an input in place; pass None or that array for it")
+            return source
+        wanted = f"{port.type.dtype.name}[{', '.join(map(str, shape))}]"
+        if not isinstance(given, np.ndarray):
+            raise InputError(f"output {port.name!r}: expected a NumPy array {wanted}, got {type(given).__name__}")
+        if given.dtype != port.type.dtype.numpy or given.shape != shape:
+            got = f"{given.dtype}[{', '.join(map(str, given.shape))}]"
+            raise InputError(f"output {port.name!r}: expected {wanted}, got {got}")
+        if given.flags.num & _WRITABLE != _WRITABLE:
+            raise InputError(f"output {port.name!r} must be C-contiguous and writable, got {_flaws(given)}")
+        return given
 
 
 def _flaws(array: np.ndarray) -> str:
@@ -270,16 +280,26 @@ def _flaws(array: np.ndarray) -> str:
 
 def _overlap(arrays: Sequence[np.ndarray], written: Sequence[int] | frozenset[int] | range) -> tuple[int, int] | None:
     """Positions of two arrays that share memory, at least one of them ``written``; all are C-contiguous."""
-    spans = sorted((memory.address_of(a), a.nbytes, i) for i, a in enumerate(arrays) if a.nbytes)
+    if len(arrays) <= 4:  # the usual small call: comparing pairs is cheapest
+        starts = [memory.address_of(a) for a in arrays]
+        for i in written:
+            start, end = starts[i], starts[i] + arrays[i].nbytes
+            for j, other in enumerate(starts):
+                if other < end and start < other + arrays[j].nbytes and i != j:
+                    return i, j
+        return None
+    spans = sorted([(memory.address_of(a), a.nbytes, i) for i, a in enumerate(arrays)])
     reach, reach_of, written_reach, written_of = 0, -1, 0, -1
     for start, size, i in spans:
-        if i in written and start < reach:
+        if not size:
+            continue
+        if start < reach and i in written:
             return i, reach_of
         if start < written_reach:
             return i, written_of
         if start + size > reach:
             reach, reach_of = start + size, i
-        if i in written and start + size > written_reach:
+        if start + size > written_reach and i in written:
             written_reach, written_of = start + size, i
     return None
 
