@@ -1,5 +1,5 @@
 """Operator records by family; importing this package registers all of them."""
 
-from . import elementwise, indexing, random, reduction
+from . import contraction, elementwise, indexing, normalisation, pooling, random, reduction, structure
 
-__all__ = ["elementwise", "indexing", "random", "reduction"]
+__all__ = ["contraction", "elementwise", "indexing", "normalisation", "pooling", "random", "reduction", "structure"]

@@ -1,4 +1,7 @@
-"""Operators that move elements: views, slices, pads, concatenation, gathers and scatters."""
+"""Operators that move elements: views, slices, pads, concatenation, gathers and scatters.
+
+References of reshape, permute, expand, slice and flip return views of their operand where NumPy can.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,7 @@ register(
     OpDef(
         "permute",
         infer=_permute_infer,
-        reference=lambda x, dims: np.transpose(x, dims),
+        reference=lambda x, dims: np.asarray(x).transpose(dims),
         fusion=Fusion.INDEX,
         attrs={"dims": Attr("ints")},
         vjp=_permute_vjp,
@@ -146,7 +149,7 @@ register(
     OpDef(
         "flip",
         infer=_flip_infer,
-        reference=lambda x, axes: np.flip(x, axes),
+        reference=lambda x, axes: np.asarray(np.flip(x, axes)),
         fusion=Fusion.INDEX,
         attrs={"axes": Attr("ints")},
         vjp=_flip_vjp,
@@ -179,7 +182,8 @@ def _slice_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[
 
 
 def _slice(x: np.ndarray, starts: Any, stops: Any, steps: Any) -> np.ndarray:
-    return np.asarray(x)[tuple(slice(*s) for s in zip(starts, stops, steps, strict=True))]
+    x = np.asarray(x)
+    return x[(..., *(slice(*s) for s in zip(starts, stops, steps, strict=True)))]  # with ... a view even for rank 0
 
 
 def _gaps(extent: Extent, interior: Extent) -> Extent:
