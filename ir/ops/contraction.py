@@ -330,7 +330,7 @@ def _conv_transpose_vjp(g: GraphBuilder, node: Node, grads: list[Value | None]) 
     if any(surplus):
         rank = x.type.rank
         dx = g.slice(dx, starts=(0,) * rank, stops=x.shape, steps=(1,) * rank)
-        x = g.pad(x, low=(0,) * rank, high=(0, 0, *surplus), interior=(0,) * rank, value=0.0)
+        x = g.pad(x, low=(0,) * rank, high=(0, 0, *surplus), interior=(0,) * rank, value=0)
     return [dx, g.conv_weight_grad(grad, x, kernel=w.shape[2:], **geometry)]
 
 

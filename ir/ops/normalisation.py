@@ -272,17 +272,21 @@ def _batch_norm_train_vjp(g: GraphBuilder, node: Node, grads: list[Value | None]
     def accumulate(term: Value) -> Value:
         return term if dx is None else g.add(dx, term)
 
+    if dtype is x.dtype:
+        mean, var = (_per_channel(g, v, x.type) for v in node.outputs[1:])
+    else:  # the results were rounded to 16 bits
+        _, _, mean, var = _standardise(g, x, axes, node.attrs["eps"])
+    centred = g.sub(x, mean)
     if grad is not None:
-        xhat, rstd, mean, _ = _standardise(g, x, axes, node.attrs["eps"])
+        rstd = g.rsqrt(g.add(var, node.attrs["eps"]))
+        xhat = g.mul(centred, rstd)
         dx = _standardise_grad(g, g.mul(grad, _per_channel(g, weight, x.type)), xhat, rstd, axes)
         dweight = g.sum(g.mul(grad, xhat), axes=axes, keepdims=False)
         dbias = g.sum(grad, axes=axes, keepdims=False)
-    else:
-        mean = _mean(g, x, axes)
     count = extent_scalar(g, _count(x.type), x.dtype) if grad_mean is not None or grad_var is not None else None
     if grad_var is not None:
         slope = g.div(g.mul(grad_var, 2.0), count)
-        dx = accumulate(g.mul(g.sub(x, mean), _per_channel(g, slope, x.type)))
+        dx = accumulate(g.mul(centred, _per_channel(g, slope, x.type)))
     if grad_mean is not None:
         share = _per_channel(g, g.div(grad_mean, count), x.type)
         dx = accumulate(share if dx is not None else g.expand(share, shape=x.shape))
