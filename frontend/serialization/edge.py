@@ -17,29 +17,26 @@ class Edge(Protocol):
 
 
 class Frontend:
-    """Makes ``ingot.Tensor``, ``nn.Parameter``, ``Size`` and ``device``."""
+    """Makes ``ingot.Tensor``, ``nn.Parameter``, ``Size`` and ``device``; tensors share the arrays' memory."""
 
-    def __init__(self) -> None:
-        # Imported here: the front end's package may be importing this one for ``ingot.load``.
-        from .. import device, size, tensor
-        from ..nn import parameter
-
-        self._tensor = tensor.Tensor
-        self._parameter = parameter.Parameter
-        self._size = size.Size
-        self._device = device.device
-
+    # Imported when used: the front end's package imports this one for ``ingot.load``.
     def tensor(self, array: np.ndarray, requires_grad: bool) -> Any:
-        out = self._tensor(array)
-        if requires_grad:
-            out.requires_grad = True
-        return out
+        from ..tensor import Tensor
+
+        out = Tensor._wrap(array)
+        return out.requires_grad_() if requires_grad else out
 
     def parameter(self, tensor: Any, requires_grad: bool) -> Any:
-        return self._parameter(tensor, requires_grad)
+        from ..nn.parameter import Parameter
+
+        return Parameter(tensor, requires_grad)
 
     def size(self, extents: tuple[int, ...]) -> Any:
-        return self._size(extents)
+        from ..size import Size
+
+        return Size(extents)
 
     def device(self, *args: Any) -> Any:
-        return self._device(*args)
+        from ..device import device
+
+        return device(*args)
