@@ -28,6 +28,7 @@ def gradients(
     wrt: Sequence[Value],
     *,
     grad_outputs: Value | Sequence[Value | None] | None = None,
+    stop: Iterable[Value] = (),
 ) -> list[Value]:
     """Append to ``graph`` the gradients of ``loss`` with respect to each value of ``wrt``.
 
@@ -37,6 +38,7 @@ def gradients(
         wrt: floating values (inputs or intermediate results).
         grad_outputs: the gradient of each loss value, in its shape and dtype; None stands for ones of a
             one-element loss.
+        stop: values through which no gradient flows (detached ones).
 
     Returns:
         one value per entry of ``wrt``, in its shape and dtype; zeros where the loss does not depend on it.
@@ -55,7 +57,7 @@ def gradients(
         if not value.dtype.is_floating_point:
             raise DTypeError(f"gradients: %{value.name} is {value.dtype.name}; only floating values have gradients")
     last = next(reversed(graph), None)
-    tape = _Tape(graph)
+    tape = _Tape(graph, frozenset(stop))
     try:
         for value, seed in zip(losses, seeds, strict=True):
             tape.add(value, _checked_seed(tape.builder, value, seed))
@@ -74,8 +76,9 @@ def gradients(
 class _Tape:
     """The gradients known so far, and the backward walk that completes them."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, stop: frozenset[Value] = frozenset()) -> None:
         self.graph = graph
+        self.stop = stop
         self.builder = GraphBuilder(graph)
         self.grads: dict[Value, Value] = {}
         self.active: set[Value] = set()  # floating values that depend on wrt
@@ -118,7 +121,7 @@ class _Tape:
         found = []
         for node in nodes:
             if any(v in self.active for v in node.inputs):
-                floating = [o for o in node.outputs if o.dtype.is_floating_point]
+                floating = [o for o in node.outputs if o.dtype.is_floating_point and o not in self.stop]
                 self.active.update(floating)
                 if floating:
                     found.append(node)
