@@ -1,12 +1,12 @@
 """Checks the invariants of a graph. A failure is always a bug in the pass that ran last.
 
-The checks are the ``CHECKS`` table below, cheapest and most fundamental first; later ones rely on the
-earlier ones having passed.
+The checks are the tables ``STRUCTURE`` (can the graph be walked at all; regions too) and ``CHECKS`` at the end, the most
+fundamental first; later ones rely on the earlier ones having passed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,19 +27,28 @@ ROLES = ("input", "parameter", "buffer", "state", "scalar", "rng")
 CONTEXT = 10  # nodes shown on either side of the culprit
 
 Problem = tuple["Node | None", str]
+Check = Callable[[Graph, Graph], Iterator[Problem]]  # (graph, the outermost graph) -> what is wrong
 
 
 def verify(graph: Graph) -> None:
     """Check ``graph`` and its regions; VerifyError names the node, the operand and the cause."""
-    # Regions are verified after the graph that holds them; ``root`` supplies the declared symbols.
-    pending: list[Graph] = [graph]
-    while pending:
-        current = pending.pop()
-        for title, check in CHECKS:
-            for node, cause in check(current, graph):
-                raise VerifyError(_message(current, title, node, cause))
+    graphs = [graph]  # grows by the regions found
+    for current in graphs:
+        _apply(STRUCTURE, current, graph)
         for node in current:
-            pending.extend(node.regions)
+            for region in node.regions:
+                if any(region is g for g in graphs):
+                    cause = f"its region {region.name} is the graph that holds it, or belongs to another node too"
+                    raise VerifyError(_message(current, "bad region", node, cause))
+                graphs.append(region)
+    for current in graphs:
+        _apply(CHECKS, current, graph)
+
+
+def _apply(checks: Sequence[tuple[str, Check]], graph: Graph, root: Graph) -> None:
+    for title, check in checks:
+        for node, cause in check(graph, root):
+            raise VerifyError(_message(graph, title, node, cause))
 
 
 def _message(graph: Graph, title: str, node: Node | None, cause: str) -> str:
@@ -263,9 +272,7 @@ def _regions(graph: Graph, root: Graph) -> Iterator[Problem]:
         if node.op == "fused" and len(node.regions) != 1:
             yield node, f"a fused node has one region, not {len(node.regions)}"
         for region in node.regions:
-            if region is root or region is graph:
-                yield node, "the region is the graph that holds it"
-            elif len(region.inputs) != len(node.inputs):
+            if len(region.inputs) != len(node.inputs):
                 yield node, f"its region takes {len(region.inputs)} inputs, the node has {len(node.inputs)}"
             else:
                 for i, (outer, inner) in enumerate(zip(node.inputs, region.inputs, strict=True)):
@@ -317,12 +324,12 @@ def _results(graph: Graph, root: Graph) -> Iterator[Problem]:
             yield new.producer, f"output {position} is {new!r} but updates {old!r}"
 
 
-Check = Callable[[Graph, Graph], Iterator[Problem]]
-
-CHECKS: tuple[tuple[str, Check], ...] = (
+STRUCTURE: tuple[tuple[str, Check], ...] = (
     ("broken links", _links),
     ("wrong owner", _ownership),
     ("undefined value", _order),
+)
+CHECKS: tuple[tuple[str, Check], ...] = (
     ("bad name", _names),
     ("stale users", _users),
     ("bad attributes", _attributes),
