@@ -140,8 +140,9 @@ class Executable:
         return list(self._bind(tuple(tuple(s) for s in shapes)).output_shapes)
 
     def _take_context(self) -> Context:
-        if self._first_use is not None:
-            self._first_use()
+        first_use = self._first_use
+        if first_use is not None:
+            first_use()
             self._first_use = None
         if POOL.size < self._workers:
             POOL.ensure(self._workers, self.program.kernels[abi.EXECUTOR])

@@ -113,8 +113,8 @@ class Binding:
             self.output_shapes: list[Shape] = [
                 tuple(evaluate(e, env) for e in port.type.shape) for port in template.program.outputs
             ]
-        except ZeroDivisionError:
-            raise InputError(f"extents of {template.program.name!r} divide by zero for {dict(env)}") from None
+        except (ZeroDivisionError, OverflowError) as error:
+            raise InputError(f"extents of {template.program.name!r} for {dict(env)}: {error}") from None
 
 
 class Frame:
