@@ -1,0 +1,364 @@
+"""One generator for everything that is a sum of products.
+
+A contraction computes ``out[outer, m0, m1, n] = sum_k A[outer, m, k] * B[outer, n, k]``. It is described as
+data: axes with extents, and per operand an affine element offset (a base plus a stride per axis). Matrix
+products, convolutions of every kind and their gradients differ in those index maps only. The register
+tile holds ``tile[0] x tile[1]`` rows of ``nb`` vectors; A is loaded as scalars and broadcast (or as vectors,
+for depthwise convolutions), B as vectors along n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..ir import dtypes
+from ..ir.dims import Extent
+from ..ir.dtypes import DType
+from .loopir import LoopBuilder, Val
+from .schedule import ContractionSchedule, Split, splits, tile_count
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A loop: its name (the key of operand strides) and extent. ``tap``: kernel positions, whose steps may touch the
+    same input element, so unrolled steps are kept apart."""
+
+    name: str
+    extent: Extent
+    tap: bool = False
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Affine element offset of one operand in its buffer.
+
+    ``strides`` per axis name (absent: 0). Along n, element ``(panel * nb + j) * lanes + l`` is at
+    ``panel * self.panel + j * self.vector + l * self.lane``. ``padded``: the buffer holds whole vectors along n, so
+    nothing needs a mask.
+    """
+
+    base: Extent = 0
+    strides: Mapping[str, Extent] = field(default_factory=dict)
+    panel: Extent = 0
+    vector: Extent = 0
+    lane: Extent = 0
+    padded: bool = False
+
+    def stride(self, axis: str) -> Extent:
+        return self.strides.get(axis, 0)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One nest of reduction loops, outermost first, and where it starts in A and B."""
+
+    axes: tuple[Axis, ...]
+    a: Extent = 0
+    b: Extent = 0
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """The whole description. ``outs`` and ``extras`` (operands of the epilogue) follow the order of the buffers handed
+    to the generator. ``m`` has an outer and an inner axis (extent 1 where there is only one)."""
+
+    dtype: DType
+    outer: tuple[Axis, ...]
+    m: tuple[Axis, Axis]
+    n: Extent
+    segments: tuple[Segment, ...]
+    a: Operand
+    b: Operand
+    outs: tuple[Operand, ...]
+    extras: tuple[Operand, ...] = ()
+    unroll_all: bool = False
+
+    @property
+    def vector_a(self) -> bool:
+        return self.a.lane != 0
+
+
+# (accumulated value, load(extra) -> its elements there) -> one value per output
+Epilogue = Callable[[Val, Callable[[int], Val]], Sequence[Val]]
+
+
+def plain(value: Val, load: Callable[[int], Val]) -> Sequence[Val]:
+    """The epilogue that stores the sums as they are."""
+    return [value]
+
+
+class Generator:
+    """Writes one contraction into a kernel.
+
+    ``pointers`` are the buffers of A, B, the outputs and the extras. ``extent`` turns an Extent into an index.
+    """
+
+    def __init__(
+        self,
+        b: LoopBuilder,
+        extent: Callable[[Extent], Any],
+        spec: Contraction,
+        schedule: ContractionSchedule,
+        a: Val,
+        bptr: Val,
+        outs: Sequence[Val],
+        extras: Sequence[Val] = (),
+        epilogue: Epilogue = plain,
+    ) -> None:
+        self.b, self.extent, self.spec, self.schedule = b, extent, spec, schedule
+        self.buffers = (a, bptr, list(outs), list(extras))
+        self.epilogue = epilogue
+        self.lanes, self.nb = schedule.lanes, schedule.nb
+        self.m_splits = (splits(spec.m[0].extent, schedule.tile[0]), splits(spec.m[1].extent, schedule.tile[1]))
+
+    @property
+    def sum_type(self) -> DType:
+        """The type sums are kept in."""
+        return compute(self.spec.dtype)
+
+    # -- parallel iteration space -------------------------------------------------------------------
+    @property
+    def panels(self) -> Extent:
+        width = self.lanes * self.nb
+        return (self.spec.n + (width - 1)) // width
+
+    @property
+    def chunks(self) -> Extent:
+        return (tile_count(self.m_splits[0]) + (self.schedule.chunk - 1)) // self.schedule.chunk
+
+    def counters(self) -> list[tuple[str, Extent]]:
+        """Names and counts of the parallel loops, outermost first."""
+        out: list[tuple[str, Extent]] = []
+        for kind in self.schedule.order:
+            if kind == "outer":
+                out += [(axis.name, axis.extent) for axis in self.spec.outer]
+            else:
+                out.append((kind, self.panels if kind == "panel" else self.chunks))
+        return out
+
+    def iteration(self, at: Mapping[str, Any]) -> None:
+        """One parallel iteration: ``at`` maps counter names to indices."""
+        b, spec, panel = self.b, self.spec, at["panel"]
+        if isinstance(spec.n, int):
+            full, rest = divmod(spec.n, self.lanes * self.nb)
+            vectors = -(-rest // self.lanes)
+            if full and rest:
+                b.when(b.icmp("lt", panel, full), lambda: self.panel(at, self.nb, None))
+                b.when(b.icmp("ge", panel, full), lambda: self.panel(at, vectors, rest))
+            else:
+                self.panel(at, self.nb if full else vectors, rest or None)
+        else:
+            left = b.isub(self.extent(spec.n), b.imul(panel, self.lanes * self.nb))
+            self.panel(at, self.nb, left)
+
+    # -- one panel of n over the rows of this iteration -----------------------------------------------
+    def panel(self, at: Mapping[str, Any], nb: int, left: Any) -> None:
+        """``left``: how many elements along n remain (None: all lanes exist)."""
+        spec = self.spec
+        bases = [self.start(p, o, at) for p, o in self.operands()]
+        masks = self.masks(nb, left)
+        if isinstance(at["chunk"], int) and self.chunks == 1:
+            low, high = 0, self.extent(tile_count(self.m_splits[0]))
+        else:
+            low = self.b.imul(at["chunk"], self.schedule.chunk)
+            high = self.b.imin(self.b.iadd(low, self.schedule.chunk), self.extent(tile_count(self.m_splits[0])))
+        single = len(self.m_splits[0]) == 1
+        for outer in self.m_splits[0]:
+            first = self.extent(outer.first)
+            lo = low if single else self.b.imax(low, first)
+            hi = high if single else self.b.imin(high, self.b.iadd(first, self.extent(outer.tiles)))
+
+            def rows(t: Any, outer: Split = outer, first: Any = first) -> None:
+                i0 = self.b.iadd(self.extent(outer.start), self.b.imul(self.b.isub(t, first), outer.size))
+                moved = [self.move(p, o, spec.m[0].name, i0) for p, (_, o) in zip(bases, self.operands(), strict=True)]
+                for inner in self.m_splits[1]:
+
+                    def columns(t: Any, inner: Split = inner) -> None:
+                        i1 = self.b.iadd(self.extent(inner.start), self.b.imul(t, inner.size))
+                        ptrs = [
+                            self.move(p, o, spec.m[1].name, i1) for p, (_, o) in zip(moved, self.operands(), strict=True)
+                        ]
+                        self.tile(ptrs, outer.size, inner.size, nb, masks)
+
+                    self.b.loop(0, self.extent(inner.tiles), columns)
+
+            if self.schedule.chunk == 1 and single and not isinstance(low, int):
+                rows(low)
+            else:
+                self.b.loop(lo, hi, rows)
+
+    def operands(self) -> list[tuple[Val, Operand]]:
+        a, bptr, outs, extras = self.buffers
+        spec = self.spec
+        return [
+            (a, spec.a), (bptr, spec.b), *zip(outs, spec.outs, strict=True), *zip(extras, spec.extras, strict=True),
+        ]  # fmt: skip
+
+    def start(self, pointer: Val, o: Operand, at: Mapping[str, Any]) -> Val:
+        offset = self.extent(o.base)
+        for axis in self.spec.outer:
+            offset = self.b.iadd(offset, self.b.imul(at[axis.name], self.extent(o.stride(axis.name))))
+        offset = self.b.iadd(offset, self.b.imul(at["panel"], self.extent(o.panel)))
+        return self.b.at(pointer, offset)
+
+    def move(self, pointer: Val, o: Operand, axis: str, index: Any) -> Val:
+        return self.b.at(pointer, self.b.imul(index, self.extent(o.stride(axis))))
+
+    def masks(self, nb: int, left: Any) -> list[Val | None]:
+        """Per vector: the lanes that exist, None for all of them."""
+        if left is None:
+            return [None] * nb
+        out: list[Val | None] = []
+        for j in range(nb):
+            remaining = self.b.isub(left, j * self.lanes)
+            whole = isinstance(remaining, int) and remaining >= self.lanes
+            out.append(None if whole else self.b.lanes_below(self.b.imax(remaining, 0), self.lanes))
+        return out
+
+    # -- the register tile ----------------------------------------------------------------------------
+    def tile(self, ptrs: list[Val], size0: int, size1: int, nb: int, masks: list[Val | None]) -> None:
+        spec, b = self.spec, self.b
+        rows = [(r0, r1) for r0 in range(size0) for r1 in range(size1)]
+        zero = b.const(compute(spec.dtype), 0, self.lanes)
+        sums: list[Val] = [zero] * (len(rows) * nb)
+        micro = _Tile(self, rows, nb, masks)
+        for segment in spec.segments:
+            pa, pb = b.at(ptrs[0], self.extent(segment.a)), b.at(ptrs[1], self.extent(segment.b))
+            sums = micro.written_out(segment.axes, pa, pb, sums) if spec.unroll_all else micro.reduce(segment.axes, pa, pb, sums)
+        self.finish(ptrs[2 : 2 + len(spec.outs)], ptrs[2 + len(spec.outs) :], rows, nb, masks, sums)
+
+    def row_offset(self, o: Operand, row: tuple[int, int]) -> Any:
+        m0, m1 = self.spec.m
+        return self.b.iadd(
+            self.b.imul(row[0], self.extent(o.stride(m0.name))), self.b.imul(row[1], self.extent(o.stride(m1.name)))
+        )
+
+    def load_vector(self, pointer: Val, o: Operand, offset: Any, j: int, mask: Val | None) -> Val:
+        offset = self.b.iadd(offset, self.b.imul(j, self.extent(o.vector)))
+        lane = self.extent(o.lane)
+        if isinstance(lane, int) and lane == 0:
+            return self.b.splat(self.b.load(pointer, offset), self.lanes)
+        return self.b.load(pointer, offset, self.lanes, lane, None if o.padded else mask)
+
+    def finish(
+        self, outs: list[Val], extras: list[Val], rows: list[tuple[int, int]], nb: int, masks: list[Val | None], sums: list[Val]
+    ) -> None:
+        """Epilogue and stores, vector by vector."""
+        b, spec = self.b, self.spec
+        loaded: dict[tuple[Any, ...], Val] = {}
+        for r, row in enumerate(rows):
+            for j in range(nb):
+                mask = masks[j]
+
+                def load(i: int, row: tuple[int, int] = row, j: int = j, mask: Val | None = mask) -> Val:
+                    o = spec.extras[i]
+                    key = (
+                        i, *(at if o.stride(axis.name) != 0 else 0 for at, axis in zip(row, spec.m, strict=True)),
+                        j if o.vector != 0 else 0,
+                    )  # fmt: skip
+                    if key not in loaded:
+                        offset = self.row_offset(o, row)
+                        uniform = o.lane == 0
+                        loaded[key] = b.load(extras[i], offset) if uniform else self.load_vector(extras[i], o, offset, j, mask)
+                    return loaded[key]
+
+                for o, pointer, value in zip(spec.outs, outs, self.epilogue(sums[r * nb + j], load), strict=True):
+                    offset = b.iadd(self.row_offset(o, row), b.imul(j, self.extent(o.vector)))
+                    if mask is not None and o.padded:
+                        # Lanes behind the last channel exist in memory; they get zero, never garbage.
+                        value = b.select(mask, value, b.const(value.dtype, 0, value.lanes))
+                    b.store(pointer, value, offset, self.extent(o.lane), None if o.padded else mask)
+
+
+class _Tile:
+    """The reduction of one register tile."""
+
+    def __init__(self, g: Generator, rows: list[tuple[int, int]], nb: int, masks: list[Val | None]) -> None:
+        self.g, self.b, self.rows, self.nb, self.masks = g, g.b, rows, nb, masks
+        self.row_offsets = [g.row_offset(g.spec.a, row) for row in rows]
+
+    def reduce(self, axes: tuple[Axis, ...], pa: Val, pb: Val, sums: list[Val]) -> list[Val]:
+        g, b = self.g, self.b
+        if not axes:
+            return self.step(pa, pb, 0, 0, sums)
+        axis, inner = axes[0], axes[1:]
+        sa, sb = g.extent(g.spec.a.stride(axis.name)), g.extent(g.spec.b.stride(axis.name))
+
+        def once(i: Any, *carried: Val) -> list[Val]:
+            return self.reduce(inner, b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb)), list(carried))
+
+        if inner:
+            return b.loop(0, g.extent(axis.extent), once, carry=sums)
+        unroll = g.schedule.unroll
+
+        def steps(count: int) -> Callable[..., list[Val]]:
+            def body(i: Any, *carried: Val) -> list[Val]:
+                qa, qb = b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb))
+                vals = list(carried)
+                for u in range(count):
+                    ua, ub = b.imul(u, sa), b.imul(u, sb)
+                    if axis.tap and u:
+                        # Otherwise LLVM shares the loads of overlapping taps, and spills.
+                        vals = self.step(b.opaque(b.at(qa, ua)), qb, 0, ub, vals)
+                    else:
+                        vals = self.step(qa, qb, ua, ub, vals)
+                return vals
+
+            return body
+
+        extent = axis.extent
+        if isinstance(extent, int):
+            whole = extent - extent % unroll
+            sums = b.loop(0, whole, steps(unroll), step=unroll, carry=sums)
+            if extent > whole:
+                if whole:
+                    # One more copy of the body costs code; a rolled loop serves the odd steps.
+                    return b.loop(whole, extent, steps(1), carry=sums)
+                return steps(extent)(0, *sums)
+            return sums
+        whole = b.imul(b.idiv(g.extent(extent), unroll), unroll)
+        sums = b.loop(0, whole, steps(unroll), step=unroll, carry=sums)
+        return b.loop(whole, g.extent(extent), steps(1), carry=sums) if unroll > 1 else sums
+
+    def step(self, pa: Val, pb: Val, ua: Any, ub: Any, sums: list[Val]) -> list[Val]:
+        g, b, spec = self.g, self.b, self.g.spec
+        vectors = [g.load_vector(pb, spec.b, ub, j, self.masks[j]) for j in range(self.nb)]
+        out = list(sums)
+        for i, row in enumerate(self.row_offsets):
+            offset = b.iadd(row, ua)
+            if spec.vector_a:
+                for j in range(self.nb):
+                    a = g.load_vector(pa, spec.a, offset, j, self.masks[j])
+                    out[i * self.nb + j] = b.op("fma", a, vectors[j], sums[i * self.nb + j])
+                continue
+            a = b.splat(b.load(pa, offset), g.lanes)
+            for j in range(self.nb):
+                out[i * self.nb + j] = b.op("fma", a, vectors[j], sums[i * self.nb + j])
+        return out
+
+    def written_out(self, axes: tuple[Axis, ...], pa: Val, pb: Val, sums: list[Val]) -> list[Val]:
+        """Every step spelled out, each element of A loaded once (depthwise: neighbouring outputs share inputs)."""
+        g, spec = self.g, self.g.spec
+        steps: list[tuple[int, int]] = [(0, 0)]
+        for axis in axes:
+            sa, sb = spec.a.stride(axis.name), spec.b.stride(axis.name)
+            assert isinstance(axis.extent, int) and isinstance(sa, int) and isinstance(sb, int)
+            steps = [(a + i * sa, b_ + i * sb) for a, b_ in steps for i in range(axis.extent)]
+        seen: dict[tuple[int, int], Val] = {}
+        out = list(sums)
+        for ua, ub in steps:
+            vectors = [g.load_vector(pb, spec.b, ub, j, self.masks[j]) for j in range(self.nb)]
+            for i, row in enumerate(self.row_offsets):
+                for j in range(self.nb):
+                    key = (row + ua, j)
+                    if key not in seen:
+                        seen[key] = g.load_vector(pa, spec.a, row + ua, j, self.masks[j])
+                    out[i * self.nb + j] = g.b.op("fma", seen[key], vectors[j], out[i * self.nb + j])
+        return out
+
+
+def compute(dtype: DType) -> DType:
+    """The type sums are kept in: float32 for 16-bit floats, else the type itself (integers wrap as in NumPy)."""
+    return dtypes.float32 if dtype.kind == "f" and dtype.bits == 16 else dtype

@@ -1,0 +1,209 @@
+"""Contractions to kernels: matmul, convolutions and their gradients, alone or with a fused elementwise epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ...ir.dims import Extent, product
+from ...ir.errors import UnsupportedError
+from ...ir.graph import Graph, Node, Value
+from ...ir.target import Target
+from .. import schedule as scheduling
+from ..contraction import Contraction, Generator, Operand, compute, plain
+from ..loopir import LoopBuilder, Val
+from ..schedule import ContractionSchedule, Problem
+from . import arithmetic
+from .common import RegionEvaluator
+from .contraction_halo import clear_halo
+from .contraction_operands import OutAxis, merge_rows, result_operand
+from .kernel import LoweredKernel
+from .position import Coord, Extents, Position
+
+CONTRACTIONS = ("matmul", "conv", "conv_transpose", "conv_weight_grad")
+
+
+@dataclass
+class Group:
+    """A contraction with the elementwise nodes behind it, in terms of the outer graph's values."""
+
+    node: Node  # what is lowered: the contraction itself or the fused node
+    core: Node  # the contraction
+    operands: list[Value]  # outer values of the contraction's two operands
+    extras: list[Value]  # outer values that the epilogue reads
+    inner_extras: list[Value]  # the same inside the region
+    region: Graph | None
+
+    @property
+    def result(self) -> Value:
+        """The result whose layout the kernel is built for."""
+        return self.node.outputs[0]
+
+
+def group_of(node: Node) -> Group:
+    """Takes a contraction or ``fused(kind="contraction")`` node apart; UnsupportedError says what does not fit."""
+    if node.op in CONTRACTIONS:
+        return Group(node, node, list(node.inputs), [], [], None)
+    if node.op != "fused" or node.attrs.get("kind") != "contraction":
+        raise UnsupportedError(f"contraction kernel: cannot lower {node.op}")
+    region = node.regions[0]
+    cores = [n for n in region if n.op in CONTRACTIONS]
+    if len(cores) != 1:
+        raise UnsupportedError(f"contraction kernel: a fused group needs exactly one contraction, this has {len(cores)}")
+    core = cores[0]
+    outer = dict(zip(region.inputs, node.inputs, strict=True))
+    for v in core.inputs:
+        if v not in outer:
+            raise UnsupportedError(f"contraction kernel: operand %{v.name} of {core.op} is computed inside the group")
+    for n in region:
+        if n is not core and n.op != "constant" and n.op not in arithmetic.RULES:
+            raise UnsupportedError(f"contraction kernel: {n.op} in an epilogue; only elementwise operators can follow")
+    for out in node.outputs:
+        if out.shape != core.output.shape:
+            raise UnsupportedError(
+                f"contraction kernel: result %{out.name} has shape {list(out.shape)}, the contraction {list(core.output.shape)}"
+            )
+    inner = [v for v in region.inputs if any(u is not core for u in v.users) or region.is_output(v)]
+    return Group(node, core, [outer[v] for v in core.inputs], [outer[v] for v in inner], inner, region)
+
+
+@dataclass
+class Plan:
+    """What a lowering rule returns: the contraction without its result side, and where result axes come from.
+
+    ``make(lanes, nb, outs, extras)`` finishes the description once the schedule fixed the vectors.
+    """
+
+    make: Callable[[int, int, tuple[Operand, ...], tuple[Operand, ...]], Contraction]
+    axes: tuple[OutAxis, ...]
+    nb: int | None
+    n: Extent
+    k: int
+    direct_b: bool = False
+
+
+def lower_contraction(node: Node, target: Target) -> LoweredKernel:
+    """The kernel of ``node`` for the layouts its values carry.
+
+    Raises:
+        UnsupportedError: the layouts or the group do not fit any contraction kernel; the message says why.
+    """
+    group = group_of(node)
+    plans = _rule(group)(group, target)
+    return _write(group, plans, target)
+
+
+def _rule(group: Group) -> Callable[[Group, Target], list[Plan]]:
+    from .contraction_conv import plan_conv
+    from .contraction_matmul import plan_matmul
+
+    rules: dict[str, Callable[[Group, Target], list[Plan]]] = {"matmul": plan_matmul, "conv": plan_conv}
+    if group.core.op not in rules:
+        raise UnsupportedError(f"contraction kernel: no rule for {group.core.op}")
+    return rules[group.core.op]
+
+
+def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
+    node, core = group.node, group.core
+    b = LoopBuilder("kernel", target)
+    values = _distinct([*group.operands, *group.extras, *node.outputs])
+    pointers = {v: b.buffer(v.name, v.dtype) for v in values}
+    extents = Extents(b)
+    lanes = target.lanes(compute(core.output.dtype))
+    generators, notes = [], []
+    for plan in plans:
+        def finish(nb: int, plan: Plan = plan) -> Contraction:
+            shape = core.output.shape
+            outs = tuple(result_operand(v.type, shape, plan.axes, lanes, nb) for v in node.outputs)
+            extras = tuple(result_operand(v.type, shape, plan.axes, lanes, nb) for v in group.extras)
+            return merge_rows(plan.make(lanes, nb, outs, extras))
+
+        draft = finish(plan.nb or 1)
+        chosen = scheduling.choose(target, problem(plan, draft, len(plans)))
+        spec = finish(chosen.nb)
+        generators.append(
+            Generator(
+                b, extents, spec, chosen, pointers[group.operands[0]], pointers[group.operands[1]],
+                [pointers[v] for v in node.outputs], [pointers[v] for v in group.extras],
+                _epilogue(b, extents, group, plan.axes),
+            )
+        )  # fmt: skip
+        notes.append(str(chosen))
+    first = generators[0]
+    counters = first.counters()
+
+    def body(it: Any) -> None:
+        at = decode(b, extents, it, counters)
+        for g in generators:
+            g.iteration(at)
+        for v in node.outputs:
+            clear_halo(b, extents, v.type, pointers[v], first, at, plans[0].axes)
+
+    b.loop(b.begin, b.end, body)
+    trip = product(count for _, count in counters)
+    flops = 2.0 * plans[0].k * scheduling.upper(product(core.output.shape), 1 << 40)
+    moved = sum(float(scheduling.upper(v.type.nbytes, 1 << 40)) for v in values)
+    return LoweredKernel(
+        node, b.finish(), values, extents.expressions, trip, grain(target, flops, moved, trip, core.output.dtype.itemsize),
+        f"{core.op}: {notes[0]}", flops, moved,
+    )  # fmt: skip
+
+
+def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
+    innermost = spec.segments[0].axes[-1].extent if spec.segments and spec.segments[0].axes else 1
+    repeats = 1
+    for axis in spec.outer:
+        repeats *= scheduling.upper(axis.extent)
+    return Problem(
+        spec.dtype, (spec.m[0].extent, spec.m[1].extent), spec.n, plan.k, scheduling.upper(innermost), repeats, plan.nb,
+        spec.vector_a, parts, b_bytes=1,
+    )  # fmt: skip
+
+
+def grain(target: Target, flops: float, moved: float, trip: Extent, itemsize: int) -> int:
+    """Iterations worth about ten microseconds."""
+    lanes = max(1, target.vector_bytes // itemsize)
+    rate = target.clock_ghz * 1e9 * target.fma_ports * 2 * lanes * 0.7
+    seconds = max(flops / rate, moved / 20e9)
+    count = max(1, scheduling.upper(trip, 1 << 40))
+    return max(1, int(scheduling.GRAIN_SECONDS / max(seconds / count, 1e-12)))
+
+
+def decode(b: LoopBuilder, extents: Extents, it: Any, counters: Sequence[tuple[str, Extent]]) -> dict[str, Any]:
+    """Indices of the parallel loops from the iteration number."""
+    at: dict[str, Any] = {}
+    for i, (name, count) in reversed(list(enumerate(counters))):
+        if count == 1:
+            at[name] = 0
+        elif all(c == 1 for _, c in counters[:i]):
+            at[name] = it
+            it = 0
+        else:
+            at[name], it = b.irem(it, extents(count)), b.idiv(it, extents(count))
+    return at
+
+
+def _epilogue(b: LoopBuilder, extents: Extents, group: Group, axes: Sequence[OutAxis]) -> Any:
+    if group.region is None:
+        return plain
+    region, core = group.region, group.core
+    # Operands come from affine addresses, so all a position has to tell is which axis runs along the lanes.
+    coords = tuple(Coord(0, 1) if axis.vector else Coord(0) for axis in axes)
+
+    def run(value: Val, load: Callable[[int], Val]) -> list[Val]:
+        given: dict[Value, Any] = {core.output: value}
+        for i, v in enumerate(group.inner_extras):
+            given[v] = lambda pos, i=i: load(i)
+        evaluator = RegionEvaluator(b, extents, {}, given)
+        return [evaluator.value(out, Position(coords, value.lanes)) for out in region.outputs]
+
+    return run
+
+
+def _distinct(values: Sequence[Value]) -> list[Value]:
+    return list(dict.fromkeys(values))
+
+
+def with_schedule(s: ContractionSchedule, **changes: Any) -> ContractionSchedule:
+    return replace(s, **changes)

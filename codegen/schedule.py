@@ -1,0 +1,222 @@
+"""Schedules of contractions as data, and the rule that chooses them from a Target without measuring.
+
+A contraction keeps a register tile of ``rows`` x ``nb`` vectors of sums. The rule estimates cycles per tile
+(FMA ports, load ports, latency, operand traffic, fixed cost) for every tile that fits the registers, sums
+them over the splits of the real extents (edges included) and takes the cheapest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir.dims import Extent, bounds
+from ..ir.dtypes import DType
+from ..ir.target import Target
+
+LINE_BUDGET = 1100  # lines of LLVM IR per kernel; compile time is about 50 microseconds per line
+FMA_LATENCY = 4
+ITERATION_SECONDS = 4e-6  # wished work per parallel iteration
+GRAIN_SECONDS = 1e-5  # work below which splitting over threads does not pay
+_TAILS = (4, 1)  # tile sizes that finish an extent known only at run time
+
+
+@dataclass(frozen=True)
+class Split:
+    """``tiles`` tiles of ``size`` consecutive indices, the first starting at ``start``; ``first`` numbers it."""
+
+    size: int
+    tiles: Extent
+    first: Extent
+    start: Extent
+
+
+@dataclass(frozen=True)
+class ContractionSchedule:
+    """How one contraction is executed.
+
+    Attributes:
+        lanes: elements per vector; nb: vectors along n in the register tile.
+        tile: register tile along the two m axes (outer, inner).
+        unroll: steps of the innermost reduction loop written out.
+        order: parallel loops, outermost first: "outer" axes (images, groups), "panel" (n), "chunk" (m).
+        chunk: tiles of the outer m axis per parallel iteration.
+        reason: why, for people.
+    """
+
+    lanes: int
+    nb: int
+    tile: tuple[int, int]
+    unroll: int
+    order: tuple[str, ...] = ("outer", "panel", "chunk")
+    chunk: int = 1
+    reason: str = ""
+
+    def __str__(self) -> str:
+        rows = f"{self.tile[0]}x{self.tile[1]}" if self.tile[0] > 1 and self.tile[1] > 1 else str(max(self.tile))
+        return (
+            f"tile {rows} x {self.nb} vectors of {self.lanes}, unroll {self.unroll}, "
+            f"loops {' > '.join(self.order)}, {self.chunk} tile(s) per iteration; {self.reason}"
+        )
+
+
+def splits(extent: Extent, tile: int) -> tuple[Split, ...]:
+    """``extent`` cut into tiles: near-equal ones if it is known, else full tiles and ever smaller ones behind them."""
+    if isinstance(extent, int):
+        if extent <= 0:
+            return ()
+        count = -(-extent // tile)
+        small, bigger = divmod(extent, count)
+        parts = []
+        if bigger:
+            parts.append(Split(small + 1, bigger, 0, 0))
+        parts.append(Split(small, count - bigger, bigger, bigger * (small + 1)))
+        return tuple(parts)
+    out: list[Split] = []
+    first: Extent = 0
+    start: Extent = 0
+    rest: Extent = extent
+    for size in (tile, *(t for t in _TAILS if t < tile)):
+        tiles = rest // size
+        if tiles == 0:
+            continue
+        out.append(Split(size, tiles, first, start))
+        first, start, rest = first + tiles, start + tiles * size, rest - tiles * size
+        if rest == 0:
+            break
+    return tuple(out)
+
+
+def tile_count(parts: tuple[Split, ...]) -> Extent:
+    """Number of tiles of all parts."""
+    return parts[-1].first + parts[-1].tiles if parts else 0
+
+
+def upper(extent: Extent, cap: int = 1 << 20) -> int:
+    """Largest value an extent takes, for estimates."""
+    return extent if isinstance(extent, int) else min(bounds(extent)[1], cap)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the rule looks at. ``m`` are the extents of the outer and inner m axis, ``n`` elements along the
+    vectors, ``k`` products per sum, ``outer`` the number of independent repetitions; ``nb`` is fixed when a packed
+    operand dictates it; ``vector_a``: the left operand is loaded as vectors (depthwise)."""
+
+    dtype: DType
+    m: tuple[Extent, Extent]
+    n: Extent
+    k: int
+    inner: int
+    outer: int = 1
+    nb: int | None = None
+    vector_a: bool = False
+    parts: int = 1
+    b_bytes: int = 0
+
+
+def _registers(target: Target) -> int:
+    # Without FMA a product needs a register of its own.
+    spare = 0 if not target.is_x86 or target.has("fma") else 1
+    return target.vector_registers - spare
+
+
+def tile_cycles(target: Target, rows: int, nb: int, k: int, panel_bytes: int, vector_a: bool = False) -> float:
+    """Estimated cycles of one register tile over ``k`` reduction steps, store included."""
+    sums = rows * nb
+    loads = (rows * nb + nb if vector_a else rows + nb) / 2
+    traffic = nb * target.vector_bytes / (64.0 if panel_bytes <= target.l1_bytes // 2 else 24.0)
+    step = max(sums / target.fma_ports, loads, float(FMA_LATENCY) if sums < FMA_LATENCY * target.fma_ports else 0.0)
+    return k * max(step, traffic) + 30 + 2.5 * sums
+
+
+def step_lines(rows: int, nb: int) -> int:
+    """Lines of LLVM IR of one reduction step."""
+    return rows * (4 + nb) + 2 * nb
+
+
+def choose(target: Target, p: Problem) -> ContractionSchedule:
+    """The cheapest schedule for ``p`` by the rule above."""
+    lanes = target.lanes(p.dtype)
+    vectors = -(-upper(p.n) // lanes)
+    registers = _registers(target)
+    best: tuple[float, tuple[int, int], int] | None = None
+    for nb in (p.nb,) if p.nb else range(1, min(8, vectors) + 1):
+        panels = -(-vectors // nb)
+        for tile in _tiles(p.m, max(1, (registers - 1 - nb) // nb) if not p.vector_a else max(1, (registers - 2) // (3 * nb))):
+            cost = _cost(target, p, tile, nb, panels, lanes)
+            if best is None or cost < best[0] * 0.999:
+                best = (cost, tile, nb)
+    assert best is not None
+    cost, tile, nb = best
+    variants = 1
+    rows = 0
+    for a in splits(p.m[0], tile[0]):
+        for b in splits(p.m[1], tile[1]):
+            rows += a.size * b.size
+    variants = max(1, len(splits(p.m[0], tile[0])) * len(splits(p.m[1], tile[1]))) * p.parts
+    tails = 2 if upper(p.n) % (lanes * nb) else 1
+    unroll = 1
+    while (
+        unroll < 8
+        and unroll * 2 <= p.inner
+        and p.parts * tails * (step_lines(rows, nb) * unroll * 2 + 6 * rows * nb) <= LINE_BUDGET
+    ):
+        unroll *= 2
+    order, chunk, why = _loops(target, p, tile, nb, lanes, cost)
+    ideal = upper(p.m[0]) * upper(p.m[1]) * vectors * p.k / target.fma_ports
+    reason = f"{rows_text(tile)} sums fill {tile[0] * tile[1] * nb} of {registers} registers, est. {100 * ideal / cost:.0f}% of FMA peak"
+    if variants > 1:
+        reason += f", {variants} tile variants"
+    return ContractionSchedule(lanes, nb, tile, unroll, order, chunk, f"{reason}; {why}")
+
+
+def rows_text(tile: tuple[int, int]) -> str:
+    return f"{tile[0]}x{tile[1]}" if min(tile) > 1 else f"{max(tile)}-row"
+
+
+def _tiles(m: tuple[Extent, Extent], most: int) -> list[tuple[int, int]]:
+    """Candidate tiles of at most ``most`` rows; known extents get near-equal splits only."""
+
+    def sizes(extent: Extent, limit: int) -> list[int]:
+        if not isinstance(extent, int):
+            return [limit] if limit <= 4 else [limit, limit - 1, limit // 2]
+        out = {-(-extent // -(-extent // t)) for t in range(1, min(limit, max(extent, 1)) + 1)}
+        return sorted(out, reverse=True) or [1]
+
+    found: list[tuple[int, int]] = []
+    for inner in sizes(m[1], most):
+        # Several rows of the outer axis only when the inner axis leaves registers free.
+        found += [(outer, inner) for outer in sizes(m[0], most // inner)]
+    return found
+
+
+def _cost(target: Target, p: Problem, tile: tuple[int, int], nb: int, panels: int, lanes: int) -> float:
+    panel_bytes = p.k * nb * lanes * p.dtype.accumulator.itemsize
+    total = 0.0
+    lines = 0
+    for a in splits(p.m[0], tile[0]):
+        for b in splits(p.m[1], tile[1]):
+            tiles = upper(a.tiles) * upper(b.tiles)
+            if not isinstance(p.m[0], int) and a.size < tile[0]:
+                tiles = upper(b.tiles)  # run-time tails: once
+            total += tiles * tile_cycles(target, a.size * b.size, nb, p.k, panel_bytes, p.vector_a)
+            lines += step_lines(a.size * b.size, nb)
+    over = max(0, lines * p.parts - LINE_BUDGET) / LINE_BUDGET
+    return total * panels * (1 + 0.03 * over)
+
+
+def _loops(
+    target: Target, p: Problem, tile: tuple[int, int], nb: int, lanes: int, cycles: float
+) -> tuple[tuple[str, ...], int, str]:
+    seconds = cycles / (target.clock_ghz * 1e9)  # of one repetition, all panels
+    tiles = max(1, upper(tile_count(splits(p.m[0], tile[0]))))
+    panels = -(-upper(p.n) // (lanes * nb))
+    per_tile = seconds / (tiles * panels)
+    chunk = max(1, round(ITERATION_SECONDS / max(per_tile, 1e-9)))
+    # Keep some iterations for threads as long as each is worth something.
+    wanted = 32 // max(1, min(32, panels * p.outer))
+    chunk = min(chunk, max(1, -(-tiles // max(wanted, 1))))
+    size = p.dtype.itemsize
+    if p.b_bytes == 0 or p.k * upper(p.n) * size <= target.l2_bytes // 2:
+        return ("outer", "chunk", "panel"), chunk, "all of B stays in L2, so panels run inside"
+    return ("panel", "outer", "chunk"), chunk, "B exceeds L2, so one panel is reused over all rows"

@@ -1,0 +1,132 @@
+"""Compiles one kernel and runs it on packed arrays between guard patterns (shared by the contraction tests)."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ingot.codegen.assemble import assemble
+from ingot.codegen.host import host_target
+from ingot.codegen.llvm_emit import emit
+from ingot.codegen.lower.contraction import lower_contraction
+from ingot.codegen.lower.kernel import LoweredKernel
+from ingot.codegen.packing import pack, unpack
+from ingot.ir.dims import evaluate
+from ingot.ir.graph import Node, Value
+from ingot.ir.target import Target
+
+GUARD = 4096
+_SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
+
+
+def runnable_targets() -> list[Target]:
+    """The distinct targets that this CPU executes."""
+    names = ("x86-64", "x86-64-avx2", "x86-64-avx512") if host_target().is_x86 else ("aarch64",)
+    found: dict[tuple[str, int], Target] = {}
+    for name in names:
+        t = host_target(name)
+        found[(t.name, t.vector_bytes)] = t
+    return list(found.values())
+
+
+class Compiled:
+    """A kernel in executable memory."""
+
+    def __init__(self, kernel: LoweredKernel, target: Target) -> None:
+        self.kernel = kernel
+        self.ir = emit(kernel.function)
+        code, entry = assemble(self.ir, target, kernel.function.name)
+        self._map = mmap.mmap(-1, max(len(code), 1), prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+        self._map.write(code)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self.call = _SIGNATURE(address + entry)
+
+
+def guarded(nbytes: int, fill: int = 0xA5, tail: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(whole, payload): ``payload`` is 64-byte aligned and lies between ``GUARD`` bytes of a pattern."""
+    raw = np.full(nbytes + 2 * GUARD + 128, fill, np.uint8)
+    start = GUARD + (-(raw.ctypes.data + GUARD)) % 64
+    return raw, raw[start : start + nbytes]
+
+
+def run_kernel(
+    node: Node, arrays: Mapping[Value, np.ndarray], target: Target, env: Mapping[str, int] | None = None, pieces: int = 3
+) -> list[np.ndarray]:
+    """Lowers and runs ``node``; returns its results in logical shape. Checks the guards and the output's halo.
+
+    Padding lanes of inputs hold NaN (floats), outputs start as NaN: neither may reach a result.
+    """
+    env = env or {}
+    kernel = lower_contraction(node, target)
+    compiled = Compiled(kernel, target)
+    return execute(compiled, node, arrays, env, pieces)
+
+
+def execute(
+    compiled: Compiled, node: Node, arrays: Mapping[Value, np.ndarray], env: Mapping[str, int], pieces: int = 3
+) -> list[np.ndarray]:
+    kernel = compiled.kernel
+    held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    memory: dict[Value, np.ndarray] = {}
+    for v in kernel.values:
+        shape = tuple(evaluate(e, env) for e in v.shape)
+        count = int(evaluate(v.type.layout.elements(shape), env))
+        raw, payload = guarded(count * v.dtype.itemsize)
+        typed = payload.view(v.dtype.numpy)
+        if v in arrays:
+            packed = pack(arrays[v], v.type.layout)
+            if v.dtype.kind == "f" and not v.is_constant:
+                real = pack(np.ones(shape, np.int8), v.type.layout)
+                inside = pack(np.ones(shape, np.int8), v.type.layout)
+                packed = np.where(_padding(shape, v.type.layout), np.array(np.nan, packed.dtype), packed)
+                del real, inside
+            typed[:] = packed.reshape(-1)
+        elif v.dtype.kind == "f":
+            typed[:] = np.nan
+        else:
+            payload[:] = 0x5A
+        memory[v] = typed
+        held.append((raw, payload, typed))
+    extents = [evaluate(e, env) for e in kernel.extents]
+    args = np.array([*(memory[v].ctypes.data for v in kernel.values), *extents], np.int64)
+    scratch_raw, scratch = guarded(max(kernel.function.scratch_bytes, 64))
+    trip = int(evaluate(kernel.trip, env))
+    cuts = sorted({0, trip, *(trip * i // pieces for i in range(pieces))})
+    for low, high in reversed(list(zip(cuts, cuts[1:], strict=False))):
+        compiled.call(args.ctypes.data, low, high, scratch.ctypes.data)
+    for raw, payload, _ in [*held, (scratch_raw, scratch, scratch)]:
+        start = payload.ctypes.data - raw.ctypes.data
+        assert (raw[:start] == 0xA5).all() and (raw[start + payload.nbytes :] == 0xA5).all(), "wrote outside a buffer"
+    out = []
+    for v in node.outputs:
+        shape = tuple(evaluate(e, env) for e in v.shape)
+        layout = v.type.layout
+        logical = unpack(memory[v], layout, shape)
+        frame = memory[v].reshape([evaluate(e, env) for e in layout.physical_shape(shape)])[_halo(shape, layout)]
+        assert (frame == 0).all(), "halo of the result is not zero"
+        if v.dtype.kind == "f":
+            assert np.isfinite(memory[v].astype(np.float64)).all() or not np.isfinite(logical.astype(np.float64)).all(), (
+                "padding lanes of the result are not finite"
+            )
+        out.append(np.array(logical))
+    return out
+
+
+def _padding(shape: Sequence[int], layout: Any) -> np.ndarray:
+    """Physical mask of the channel padding (not of the halo, which is zero)."""
+    halo_real = np.pad(np.ones(shape, np.int8), layout.halo or [(0, 0)] * len(shape), constant_values=1)
+    from dataclasses import replace
+
+    return pack(halo_real, replace(layout, halo=())) == 0
+
+
+def _halo(shape: Sequence[int], layout: Any) -> np.ndarray:
+    """Physical mask of the halo elements of real channels."""
+    from dataclasses import replace
+
+    inside = np.pad(np.full(shape, 1, np.int8), layout.halo or [(0, 0)] * len(shape), constant_values=2)
+    return pack(inside, replace(layout, halo=())) == 2
