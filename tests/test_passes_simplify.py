@@ -242,7 +242,7 @@ def test_sign_of_zero_is_the_stated_exception_of_adding_zero() -> None:
 @pytest.mark.parametrize("source", ALL, ids=lambda d: d.name)
 def test_lossless_casts_bring_every_value_back(source: DType) -> None:
     near_one = [1 + source.eps, 1 - source.eps / 2, source.eps * 2.0**-4] if source.kind == "f" else [1, 0]
-    values = np.array([source.min, source.max, *near_one]).astype(source.numpy)
+    values = np.array([source.min, source.max, *near_one], source.numpy)
     for target in ALL:
         if is_lossless(source, target):
             there = values.astype(target.numpy)
