@@ -1,0 +1,202 @@
+"""Layer-by-layer check of compiled code against the float64 oracle (``ingot check``).
+
+Three questions, each answered by name:
+1. Did a pass change the meaning? The graph is interpreted in float64 after every pass.
+2. Does a kernel compute its operator? Every intermediate result is tapped; each node's reference is run in
+   float64 on the very inputs that the kernel had, so errors do not accumulate and bounds stay tight.
+3. Does the planned program (arena, in-place reuse, threads) give the same bits as the tapped one?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .driver import Options, Report, build
+from .ir import registry
+from .ir.dtypes import DType, tolerance
+from .ir.errors import CheckError
+from .ir.graph import Graph, Node, Value
+from .ir.interpreter import bind_symbols, eval_node, interpret
+from .ir.layout import DENSE
+from .ir.registry import Fusion
+from .passes.manager import PassContext, PassManager
+from .passes.pipeline import standard
+from .program import KernelCompiler, build_program
+from .runtime.executable import Executable
+
+
+@dataclass
+class Row:
+    """One kernel: its node, where it comes from, its largest error and the bound that it must keep."""
+
+    label: str
+    source: str
+    error: float
+    bound: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.bound
+
+
+@dataclass
+class CheckResult:
+    """Rows in execution order; ``worst_output``: relative L2 error of the results against the float64 oracle."""
+
+    rows: list[Row] = field(default_factory=list)
+    worst_output: float = 0.0
+    pass_errors: dict[str, float] = field(default_factory=dict)
+
+
+def check_graph(
+    graph: Graph, inputs: Sequence[np.ndarray], options: Options, on_row: Callable[[Row], None] | None = None
+) -> CheckResult:
+    """Check an inference graph (as traced and frozen; it is not changed) on ``inputs``.
+
+    Raises CheckError naming the first pass or kernel that departs.
+    """
+    result = CheckResult()
+    oracle = interpret(graph, inputs, float64=True)
+    optimised = _passes(graph, inputs, oracle, options, result)
+    tapped, values = _tap(optimised)
+    target = options.resolve_target()
+    program = build_program(tapped, KernelCompiler(target, _cache(options)))
+    outputs = Executable(program, threads=options.threads).run(list(inputs))
+    env = bind_symbols(graph, [a.shape for a in inputs])
+    held = dict(zip(values, outputs[len(graph.outputs) :], strict=True))
+    held.update(zip(optimised.inputs, inputs, strict=True))
+    for node in optimised:
+        if node.op in ("constant", "reshape", "layout_cast"):
+            if node.op != "constant":
+                held[node.output] = _logical(node, held, env)
+            continue
+        row = _check_node(node, held, env)
+        result.rows.append(row)
+        if on_row is not None:
+            on_row(row)
+        if not row.ok:
+            raise CheckError(
+                f"{row.label} {row.source}: error {row.error:.3g} exceeds {row.bound:.3g} (relative to the largest "
+                "element), measured on the kernel's own inputs against its NumPy reference in float64"
+            )
+    planned = Executable(build(graph.clone()[0], options, Report()), threads=options.threads).run(list(inputs))
+    for name, a, b in zip(graph.output_names, planned, outputs, strict=False):
+        if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            raise CheckError(f"output {name}: the planned program differs from the one with every value kept; "
+                             "a buffer was reused while it was still needed")  # fmt: skip
+    result.worst_output = max((relative_l2(a, b) for a, b in zip(planned, oracle, strict=True)), default=0.0)
+    return result
+
+
+def _cache(options: Options):  # noqa: ANN202
+    from .runtime.cache import KernelCache
+
+    return KernelCache.default() if options.cache else None
+
+
+def _passes(
+    graph: Graph, inputs: Sequence[np.ndarray], oracle: list[np.ndarray], options: Options, result: CheckResult
+) -> Graph:
+    """The optimised graph; CheckError names a pass that changed the results in float64."""
+    from .codegen.library import NativeKernels
+
+    copy, _ = graph.clone()
+    target = options.resolve_target()
+    context = PassContext(target, NativeKernels(target))
+    for stage in standard():
+        if stage.name in options.disable:
+            continue
+        (record,) = PassManager([stage], verify=options.verify).run(copy, context)
+        if record.rewrites:
+            now = interpret(copy, inputs, float64=True)
+            error = max((relative_l2(a, b) for a, b in zip(now, oracle, strict=True)), default=0.0)
+            result.pass_errors[stage.name] = error
+            # Weights folded at compile time are rounded to their own precision again.
+            if error > 1e-5:
+                raise CheckError(f"pass {stage.name} changed the results by {error:.3g} (float64, relative L2)")
+    return copy
+
+
+def _tap(graph: Graph) -> tuple[Graph, list[Value]]:
+    """A copy of ``graph`` with every computed value among the outputs, and the original values in that order."""
+    copy, mapping = graph.clone()
+    values = []
+    for node in graph:
+        if node.op in ("constant", "reshape", "layout_cast"):
+            continue
+        for out in node.outputs:
+            if not out.users and not graph.is_output(out):
+                continue
+            new = mapping[out]
+            if not new.type.layout.is_dense:
+                new = copy.create("layout_cast", [new], {"layout": DENSE}, [new.type.with_layout(DENSE)]).output
+            elif graph.is_output(out):
+                new = copy.create("identity", [new], {}, [new.type]).output
+            copy.add_output(new, f"tap.{out.name}")
+            values.append(out)
+    return copy, values
+
+
+def _logical(node: Node, held: dict[Value, np.ndarray], env: Mapping[str, int]) -> np.ndarray:
+    return eval_node(node, [_operand(v, held) for v in node.inputs], env)[0]
+
+
+def _operand(v: Value, held: dict[Value, np.ndarray]) -> np.ndarray:
+    return v.constant if v.is_constant else held[v]
+
+
+def _check_node(node: Node, held: dict[Value, np.ndarray], env: Mapping[str, int]) -> Row:
+    arrays = [_lift(_operand(v, held)) for v in node.inputs]
+    expected = eval_node(node, arrays, env, float64=True)
+    error, bound = 0.0, 0.0
+    for out, want in zip(node.outputs, expected, strict=True):
+        if out not in held:
+            continue
+        rtol, _ = tolerance(out.dtype, _depth(node))
+        error = max(error, largest_error(held[out], want, out.dtype))
+        bound = max(bound, rtol)
+    ops = "+".join(n.op for n in node.regions[0] if n.op != "constant") if node.regions else node.op
+    return Row(ops, str(node.source), error, bound)
+
+
+def _lift(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
+
+
+def _depth(node: Node) -> int:
+    """Terms of the longest sum in the node."""
+    nodes = list(node.regions[0]) if node.regions else [node]
+    depth = 1
+    for n in nodes:
+        fusion = registry.get(n.op).fusion
+        if fusion in (Fusion.REDUCE, Fusion.CONTRACTION, Fusion.OPAQUE) and n.inputs:
+            sizes = [np.prod([e for e in v.shape if isinstance(e, int)] or [1]) for v in n.inputs]
+            depth = max(depth, int(max(sizes)))
+    return depth
+
+
+def largest_error(got: np.ndarray, want: np.ndarray, dtype: DType) -> float:
+    """Largest absolute difference over the largest magnitude; inf where NaNs or infinities do not agree."""
+    got64, want64 = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    if got64.shape != want64.shape:
+        return float("inf")
+    finite = np.isfinite(want64)
+    same = (got64 == want64) | (np.isnan(got64) & np.isnan(want64))
+    if not np.all(same | finite) or not np.all(np.isfinite(got64[finite])):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    scale = float(np.max(np.abs(want64[finite]))) or 1.0
+    if dtype.kind != "f":
+        scale = 1.0
+    return float(np.max(np.abs(got64[finite] - want64[finite]))) / scale
+
+
+def relative_l2(got: np.ndarray, want: np.ndarray) -> float:
+    """||got - want|| / ||want||."""
+    a, b = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    norm = float(np.linalg.norm(b))
+    return float(np.linalg.norm(a - b)) / norm if norm else float(np.linalg.norm(a))
