@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..dtypes import DType, bool_
-from ..errors import DTypeError
+from ..errors import DTypeError, IngotError
 from ..registry import Attr, Decompose, Fusion, Infer, OpDef, Vjp, register
 from ..types import TensorType
 from .common import broadcast_shapes, check_kind, check_same_dtype, check_value, rounds_once, scalar, unbroadcast
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NUMERIC = "fiu"
 ANY = "fiub"
+_TO_FLOAT = "cast it to a floating dtype first"
 Rule = Callable[..., Any]
 
 
@@ -86,13 +87,14 @@ def _op(
     hint: str = "",
     result: DType | None = None,
     attrs: Mapping[str, Attr] | None = None,
+    infer: Infer | None = None,
     decompose: Rule | None = None,
     commutative: bool = False,
 ) -> OpDef:
     return register(
         OpDef(
             name,
-            infer=_infer(name, kinds, hint, result),
+            infer=infer or _infer(name, kinds, hint, result),
             reference=_reference(fn, result),
             fusion=Fusion.ELEMENTWISE,
             attrs=attrs or {},
@@ -107,7 +109,7 @@ def _op(
 
 def _unary(name: str, fn: Callable[..., Any], grad: Rule | None, doc: str, **options: Any) -> OpDef:
     if options.get("kinds", "f") == "f":
-        options.setdefault("hint", "cast it to a floating dtype first")
+        options.setdefault("hint", _TO_FLOAT)
     return _op(name, fn, grad, doc, **options)
 
 
@@ -216,17 +218,16 @@ register(
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _CUBIC = 0.044715
-_APPROXIMATIONS = ("none", "tanh")
 
 
-def _check_approximate(approximate: str) -> bool:
-    if approximate not in _APPROXIMATIONS:
-        raise DTypeError(f"gelu: attribute approximate must be one of {_APPROXIMATIONS}, got {approximate!r}")
-    return approximate == "tanh"
+def _gelu_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+    if attrs["approximate"] not in ("none", "tanh"):
+        raise IngotError(f"gelu: attribute approximate must be 'none' or 'tanh', got {attrs['approximate']!r}")
+    return _infer("gelu", "f", _TO_FLOAT, None)(types, attrs)
 
 
 def _gelu(x: np.ndarray, approximate: str) -> np.ndarray:
-    if _check_approximate(approximate):
+    if approximate == "tanh":
         return 0.5 * x * (1 + np.tanh(_SQRT_2_OVER_PI * (x + _CUBIC * x * x * x)))
     return 0.5 * x * (1 + erf(x * _SQRT_HALF))
 
@@ -236,7 +237,7 @@ def _gelu_inner(g: GraphBuilder, x: Value) -> Value:
 
 
 def _gelu_parts(g: GraphBuilder, x: Value, approximate: str) -> Value:
-    bend = g.tanh(_gelu_inner(g, x)) if _check_approximate(approximate) else g.erf(g.mul(x, _SQRT_HALF))
+    bend = g.tanh(_gelu_inner(g, x)) if approximate == "tanh" else g.erf(g.mul(x, _SQRT_HALF))
     return g.mul(g.mul(x, 0.5), g.add(bend, 1.0))
 
 
@@ -255,7 +256,7 @@ def _gelu_grad(g: GraphBuilder, x: Value, y: Value, dy: Value, approximate: str)
 
 _unary(
     "gelu", _gelu, _gelu_grad, "0.5 * x * (1 + erf(x / sqrt(2))), or its tanh approximation",
-    attrs={"approximate": Attr("str", "none")}, decompose=_gelu_parts,
+    attrs={"approximate": Attr("str", "none")}, decompose=_gelu_parts, infer=_gelu_infer,
 )  # fmt: skip
 
 
@@ -364,18 +365,11 @@ def _clamp_grad(g: GraphBuilder, x: Value, y: Value, dy: Value, min: Any, max: A
     return g.where(inside, dy, _zero(g, dy))
 
 
-register(
-    OpDef(
-        "clamp",
-        infer=_clamp_infer,
-        reference=_reference(_clamp, None),
-        fusion=Fusion.ELEMENTWISE,
-        attrs={"min": Attr("scalar", None), "max": Attr("scalar", None)},
-        vjp=_vjp(_clamp_grad),
-        decompose=_decompose(_clamp_parts),
-        doc="minimum(maximum(x, min), max); None means no bound; NaN stays; the gradient passes at the bounds",
-    )
-)
+_unary(
+    "clamp", _clamp, _clamp_grad,
+    "minimum(maximum(x, min), max); None means no bound; NaN stays; the gradient passes at the bounds",
+    attrs={"min": Attr("scalar", None), "max": Attr("scalar", None)}, decompose=_clamp_parts, infer=_clamp_infer,
+)  # fmt: skip
 
 # -- arithmetic, two operands -------------------------------------------------------------------------
 _NO_BOOL = "use logical_or, logical_and or logical_xor on bools, or cast them"
