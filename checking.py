@@ -94,7 +94,7 @@ def check_graph(
 def _cache(options: Options):  # noqa: ANN202
     from .runtime.cache import KernelCache
 
-    return KernelCache.default() if options.cache else None
+    return KernelCache() if options.cache else None
 
 
 def _passes(

@@ -498,10 +498,10 @@ def bench_command(seconds: float, extent: int | None, kernels: bool, **arguments
           f"{ms[int(len(ms) * 0.9)]:.3f}", f"{flops / 1e9:.3f}", f"{flops / np.median(ms) / 1e6:.1f}")],
     )  # fmt: skip
     if kernels:
-        profile = np.median([executable.profile(inputs) for _ in range(max(5, min(50, int(seconds * 500 / ms[0]))))], 0)
+        repeat = max(5, min(100, int(seconds * 500 / ms[0])))
         rows = [
-            (i, s.label, f"{t * 1e6:.1f}", f"{s.flops / t / 1e9:.1f}" if t else "-", f"{s.bytes / t / 1e9:.1f}" if t else "-")
-            for i, (s, t) in enumerate(zip(exe.program.steps, profile, strict=True))
+            (i, s.label, f"{s.seconds * 1e6:.1f}", f"{s.flops / s.seconds / 1e9:.1f}", f"{s.bytes / s.seconds / 1e9:.1f}")
+            for i, s in enumerate(executable.profile(inputs, repeat))
         ]
         _table("kernels", ("#", "kernel", "us", "GFLOP/s", "GB/s"), rows)
 

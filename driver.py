@@ -117,7 +117,7 @@ def build(
     with report.stage("passes"):
         optimise(graph, options, report)
     with report.stage("kernels"):
-        compiler = KernelCompiler(options.resolve_target(), KernelCache.default() if options.cache else None)
+        compiler = KernelCompiler(options.resolve_target(), KernelCache() if options.cache else None)
         program = build_program(graph, compiler, metadata=metadata, progress=options.progress)
     report.compiled, report.reused = compiler.compiled, compiler.reused
     return program

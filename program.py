@@ -29,7 +29,7 @@ from .ir.target import Target
 from .passes.materialise_outputs import memory_root
 from .passes.memory_plan import Lifetime, plan
 from .passes.schedule_updates import is_alias
-from .runtime.cache import KernelCache
+from .runtime.cache import KernelCache, digest
 
 
 
@@ -115,8 +115,7 @@ class KernelCompiler:
         return KernelImage(abi.EXECUTOR, image.code, image.entry, "executor")
 
     def _digest(self, text: str) -> str:
-        stamp = f"{_source_digest()}|{self.target!r}|{','.join(self.target.features)}|{text}"
-        return hashlib.sha256(stamp.encode()).hexdigest()
+        return digest(_source_digest(), repr(self.target), self.target.features, text)
 
     def _from_cache(self, key: str, dims: Mapping[str, Dim]) -> KernelRecord | None:
         image = self.cache.get(key) if self.cache is not None else None
@@ -160,10 +159,8 @@ class KernelCompiler:
 def _source_digest() -> str:
     """Digest of the code generator's own source: an edited or upgraded Ingot never meets old kernels."""
     root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted([*root.glob("codegen/**/*.py"), *root.glob("ir/*.py"), root / "program.py"]):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    paths = sorted([*root.glob("codegen/**/*.py"), *root.glob("ir/*.py"), root / "program.py"])
+    return digest(*(path.read_bytes() for path in paths))
 
 
 def signature(node: Node, outputs: set[Value]) -> str:
