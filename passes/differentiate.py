@@ -148,7 +148,9 @@ def _checked_seed(builder: GraphBuilder, value: Value, seed: Value | None) -> Va
                 "have one element (reduce it with mean or sum)"
             )
         builder.source = value.producer.source if value.producer is not None else UNKNOWN
-        return builder.full(value.shape, 1.0, value.dtype)
+        one = builder.constant(1.0, value.dtype)
+        one.producer.source = builder.source  # type: ignore[union-attr]
+        return builder.expand(one, shape=value.shape)
     if seed.shape != value.shape or seed.dtype is not value.dtype:
         raise ShapeError(f"gradients: grad_outputs of %{value.name} is {seed.type}, expected {value.type}")
     return seed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -95,7 +96,9 @@ def assert_graph_equal(graph: Graph, expected: str) -> None:
         name: np.zeros([int(e) for e in shape.split(",") if e.strip()], dtype_from_name(dtype).numpy)
         for name, dtype, shape in re.findall(r"@([\w.]+)\} : (\w+)\[([\d, ]*)\]", text)
     }
-    assert canonical(graph) == canonical(parse_graph(text, arrays))
+    actual, wanted = canonical(graph), canonical(parse_graph(text, arrays))
+    difference = difflib.unified_diff(wanted.splitlines(), actual.splitlines(), "expected", "actual", lineterm="")
+    assert actual == wanted, "\n".join(difference)
 
 
 def ops(graph: Graph) -> list[str]:
