@@ -205,6 +205,17 @@ def test_pow_gradients_at_zero() -> None:
     np.testing.assert_allclose(second[[0, 1, 2, 4]], [0, 0, 0, math.log(3)])
 
 
+def test_second_gradients_of_powers_at_zero() -> None:
+    base, exponent = np.zeros(4), np.array([1.0, 2.0, 3.0, 0.0])
+    graph, wrt, outs = forward_graph(Case("pow", "", (base, exponent)))
+    da = extend_with_gradient(graph, outs, wrt)[0]
+    assert da is not None
+    d2a = extend_with_gradient(graph, [da], wrt[:1])[0]
+    assert d2a is not None
+    graph.add_output(d2a)
+    np.testing.assert_array_equal(interpret(graph, [base, exponent, np.ones(4), np.ones(4)])[0], [0, 2, 0, 0])
+
+
 # -- shapes and messages ------------------------------------------------------------------------------
 def test_symbolic_shapes_broadcast() -> None:
     n, m = Dim("N").expr, Dim("M").expr

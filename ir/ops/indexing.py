@@ -182,8 +182,8 @@ def _slice_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[
 
 
 def _slice(x: np.ndarray, starts: Any, stops: Any, steps: Any) -> np.ndarray:
-    x = np.asarray(x)
-    return x[(..., *(slice(*s) for s in zip(starts, stops, steps, strict=True)))]  # with ... a view even for rank 0
+    cut: list[Any] = [slice(*s) for s in zip(starts, stops, steps, strict=True)]
+    return np.asarray(x)[(..., *cut)]  # with ... the result is a view even for rank 0
 
 
 def _gaps(extent: Extent, interior: Extent) -> Extent:
