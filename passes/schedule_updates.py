@@ -17,7 +17,8 @@ class ScheduleUpdates(Pass):
     name = "schedule-updates"
 
     def run(self, graph: Graph, ctx: PassContext) -> int:
-        place = {node: float(i) for i, node in enumerate(graph)}
+        nodes = graph.nodes
+        place = {node: -1.0 if node.op == "constant" else float(i) for i, node in enumerate(nodes)}
         overwritten: dict[Node, list[Value]] = {}
         for out, target in graph.updates.items():
             producer = graph.outputs[out].producer
@@ -32,9 +33,11 @@ class ScheduleUpdates(Pass):
             if earliest < place[node] and earliest < latest_use:
                 place[node] = earliest
                 moved += 1
-        if moved:
-            for node in sorted(graph.nodes, key=place.__getitem__):
-                graph.move_before(node, None)
+        order = sorted(nodes, key=place.__getitem__)
+        if not moved or order == nodes:
+            return 0
+        for node in order:
+            graph.move_before(node, None)
         return moved
 
 
