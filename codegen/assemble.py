@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..ir.errors import IngotError
@@ -29,14 +31,15 @@ def assemble(ir: str, target: Target, entry: str) -> tuple[bytes, int]:
     data layout come from ``target``, whatever the text says. Raises AssembleError for invalid IR and
     ``objfile.LinkError`` for code that needs a symbol from outside (say, ``memset`` or ``expf``).
     """
-    module, machine = _prepare(ir, target)
-    return objfile.link(machine.emit_object(module), entry)
+    with _module(ir, target) as (module, machine):
+        obj = machine.emit_object(module)
+    return objfile.link(obj, entry)
 
 
 def assembly_text(ir: str, target: Target) -> str:
     """The assembly that ``assemble`` would produce, for reading."""
-    module, machine = _prepare(ir, target)
-    return machine.emit_assembly(module)
+    with _module(ir, target) as (module, machine):
+        return machine.emit_assembly(module)
 
 
 def llvm() -> Any:
@@ -78,20 +81,30 @@ def _machine(target: Target) -> Any:
         return _machines[key]
 
 
-def _prepare(ir: str, target: Target) -> tuple[Any, Any]:
+@contextmanager
+def _module(ir: str, target: Target) -> Iterator[tuple[Any, Any]]:
+    """The parsed and verified module, and the machine to generate code with."""
     binding, machine = llvm(), _machine(target)
+    # A context of its own: types and constants of earlier modules are not kept. Module and context are
+    # closed here, in this order; left to the garbage collector, the context may go first, which crashes.
+    context = binding.create_context()
     try:
-        # A context of its own: types and constants of earlier modules are not kept.
-        module = binding.parse_assembly(ir, binding.create_context())
-    except RuntimeError as error:
-        raise AssembleError(_explain_parse(ir, str(error))) from None
-    module.triple = target.triple
-    module.data_layout = str(machine.target_data)
-    try:
-        module.verify()
-    except RuntimeError as error:
-        raise AssembleError(_explain_verify(ir, str(error))) from None
-    return module, machine
+        try:
+            module = binding.parse_assembly(ir, context)
+        except RuntimeError as error:
+            raise AssembleError(_explain_parse(ir, str(error))) from None
+        try:
+            module.triple = target.triple
+            module.data_layout = str(machine.target_data)
+            try:
+                module.verify()
+            except RuntimeError as error:
+                raise AssembleError(_explain_verify(ir, str(error))) from None
+            yield module, machine
+        finally:
+            module.close()
+    finally:
+        context.close()
 
 
 def _excerpt(lines: list[str], number: int, around: int = 3) -> str:

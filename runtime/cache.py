@@ -10,6 +10,7 @@ Environment: ``INGOT_CACHE_DIR`` (default: the user's cache directory), ``INGOT_
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -69,6 +70,11 @@ class KernelCache:
         self.hits = self.misses = 0
         self._written = _TRIM_EVERY  # look at the size on the first write
         self._warned = False
+
+    @staticmethod
+    def default() -> KernelCache:
+        """The cache that the environment asks for; one object per process and setting, so it warns once."""
+        return _default(*(os.environ.get(f"INGOT_CACHE{suffix}") for suffix in ("", "_DIR", "_SIZE")))
 
     def get(self, key: str) -> KernelImage | None:
         """The kernel stored under ``key``, or None."""
@@ -181,6 +187,11 @@ class KernelCache:
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+
+@functools.cache
+def _default(*environment: str | None) -> KernelCache:
+    return KernelCache()
 
 
 def _environment_limit() -> int:
