@@ -45,7 +45,8 @@ class TensorType:
         return replace(self, dtype=dtype)
 
     def with_shape(self, shape: Iterable[Extent]) -> TensorType:
-        return replace(self, shape=tuple(shape))
+        """This dtype with another shape; dense, since a layout belongs to the shape it was made for."""
+        return replace(self, shape=tuple(shape), layout=DENSE)
 
     def symbols(self) -> frozenset:
         return symbols(self.shape)

@@ -1,7 +1,7 @@
 """Checks the invariants of a graph. A failure is always a bug in the pass that ran last.
 
-The checks are the tables ``STRUCTURE`` (can the graph be walked at all; regions too) and ``CHECKS`` at the end, the most
-fundamental first; later ones rely on the earlier ones having passed.
+The checks are the tables ``STRUCTURE`` (can the graph be walked at all; regions too) and ``CHECKS`` at the
+end, the most fundamental first; later ones rely on the earlier ones having passed.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ Check = Callable[[Graph, Graph], Iterator[Problem]]  # (graph, the outermost gra
 def verify(graph: Graph) -> None:
     """Check ``graph`` and its regions; VerifyError names the node, the operand and the cause."""
     graphs = [graph]  # grows by the regions found
+    seen = {graph}
     for current in graphs:
         _apply(STRUCTURE, current, graph)
         for node in current:
             for region in node.regions:
-                if any(region is g for g in graphs):
+                if region in seen:
                     cause = f"its region {region.name} is the graph that holds it, or belongs to another node too"
                     raise VerifyError(_message(current, "bad region", node, cause))
+                seen.add(region)
                 graphs.append(region)
     for current in graphs:
         _apply(CHECKS, current, graph)

@@ -165,7 +165,7 @@ def _avg_pool_grad_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) 
         )
     counts = _counts("avg_pool_grad", attrs["input_shape"], attrs)
     check_shape("avg_pool_grad", "the output gradient", grad.shape, (*grad.shape[:2], *counts))
-    return [grad.with_shape((*grad.shape[:2], *attrs["input_shape"]))]
+    return [TensorType(grad.dtype, (*grad.shape[:2], *attrs["input_shape"]))]
 
 
 def _divisors(spatial: Sequence[int], counts: Sequence[int], attrs: Mapping[str, Any]) -> np.ndarray:
