@@ -9,7 +9,7 @@ from ..ir.errors import UnsupportedError
 _TYPES = ("cpu", "cuda", "mps", "xpu", "meta", "hpu", "xla", "mtia", "ipu", "vulkan")
 
 
-class device:  # noqa: N801 - PyTorch's name
+class device:
     """``device("cpu")``, ``device("cuda", 2)``, ``device("cuda:2")``: has ``type`` and ``index``."""
 
     __slots__ = ("index", "type")

@@ -14,7 +14,7 @@ import numpy as np
 from ..ir import ops as _ops  # noqa: F401 - importing registers every operator
 from ..ir import registry
 from ..ir.dims import DimExpr, Extent
-from ..ir.dtypes import ALL, DType, dtype_from_numpy
+from ..ir.dtypes import ALL, DType, dtype_from_numpy, int64
 from ..ir.errors import DTypeError, ShapeError
 from ..ir.types import TensorType
 from . import tracing
@@ -124,13 +124,19 @@ def scalar(value: Any, dtype: DType) -> Tensor:
 
 def extent_scalar(extent: Extent, dtype: DType) -> Tensor:
     """A 0-d tensor with the value of an extent (symbolic ones only exist while tracing)."""
-    from ..ir.dtypes import int64
-
     if not isinstance(extent, DimExpr):
         return scalar(extent, dtype)
-    # There is no operator that reads an extent: the sum of that many ones is one, exactly, in int64.
-    ones = apply("expand", scalar(1, int64), shape=(extent,))
-    return cast(apply("sum", ones, axes=(0,)), dtype)
+    total = None
+    for monomial, coefficient in extent.terms:
+        term = scalar(coefficient, int64)
+        for atom, power in monomial:
+            # No operator reads an extent: the sum of that many ones is one, and exact in int64.
+            expr = DimExpr(((((atom, 1),), 1),))
+            count = apply("sum", apply("expand", scalar(1, int64), shape=(expr,)), axes=(0,))
+            for _ in range(power):
+                term = apply("mul", term, count)
+        total = term if total is None else apply("add", total, term)
+    return cast(total, dtype)
 
 
 def cast(t: Tensor, dtype: DType) -> Tensor:

@@ -60,7 +60,7 @@ def _rounding(op: str, doc: str) -> Callable[[Tensor], Tensor]:
 
 ceil = _rounding("ceil", "Smallest integer not below x.")
 floor = _rounding("floor", "Largest integer not above x.")
-round = _rounding("round", "Nearest integer, halves to even.")  # noqa: A001 - PyTorch's name
+round = _rounding("round", "Nearest integer, halves to even.")
 
 
 def neg(input: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def neg(input: Tensor) -> Tensor:
     return dispatch.apply("neg", input)
 
 
-def abs(input: Tensor) -> Tensor:  # noqa: A001 - PyTorch's name
+def abs(input: Tensor) -> Tensor:
     """Absolute value."""
     return dispatch.apply("abs", input)
 
@@ -143,7 +143,7 @@ def remainder(input: Any, other: Any) -> Tensor:
     return binary("remainder", input, other)
 
 
-def pow(input: Any, exponent: Any) -> Tensor:  # noqa: A001 - PyTorch's name
+def pow(input: Any, exponent: Any) -> Tensor:
     """input ** exponent."""
     if isinstance(exponent, (int, float)) and dispatch.is_tensor(input):
         if exponent == 2:  # a product: exact and cheap, also for negative bases

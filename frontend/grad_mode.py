@@ -50,19 +50,19 @@ class _GradMode:
         return _GradMode.__call__(self, fn)
 
 
-class no_grad(_GradMode):  # noqa: N801 - PyTorch's name
+class no_grad(_GradMode):
     """Context and decorator inside which nothing is recorded for differentiation."""
 
     _target = False
 
 
-class enable_grad(_GradMode):  # noqa: N801 - PyTorch's name
+class enable_grad(_GradMode):
     """Turns recording on again inside ``no_grad``."""
 
     _target = True
 
 
-class set_grad_enabled:  # noqa: N801 - PyTorch's name
+class set_grad_enabled:
     """Sets the mode at once; as a context it restores the previous one at exit."""
 
     def __init__(self, mode: bool) -> None:

@@ -16,8 +16,8 @@ from .size import wrap
 if TYPE_CHECKING:
     from .tensor import Tensor
 
-max_result = namedtuple("max", ["values", "indices"])  # noqa: PYI024 - printed name is PyTorch's
-min_result = namedtuple("min", ["values", "indices"])  # noqa: PYI024
+max_result = namedtuple("max", ["values", "indices"])
+min_result = namedtuple("min", ["values", "indices"])
 for _cls in (max_result, min_result):
     _cls.__module__ = "torch.return_types"
     _cls.__repr__ = lambda self: (  # type: ignore[method-assign]
@@ -44,7 +44,7 @@ def _reduce(op: str, x: Tensor, dim: Dims, keepdim: bool) -> Tensor:
     return dispatch.apply(op, x, axes=_axes(dim, x.dim()), keepdims=keepdim)
 
 
-def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None) -> Tensor:  # noqa: A001
+def sum(input: Tensor, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None) -> Tensor:
     """Sum over axes (all by default); integers and bool are summed in int64."""
     target = dtype or (input.dtype if input.dtype.is_floating_point else dtypes.int64)
     return _reduce("sum", dispatch.cast(input, target), dim, keepdim)
@@ -113,23 +113,23 @@ def _without(x: Tensor, axis: int) -> tuple[Any, ...]:
     return (*x._extents[:axis], *x._extents[axis + 1 :])
 
 
-def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:  # noqa: A001
+def max(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """Largest element; with ``dim`` a (values, indices) pair; with a tensor the element-wise maximum."""
     return _extreme("max", input, dim, keepdim, other, max_result)
 
 
-def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:  # noqa: A001
+def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = None) -> Any:
     """Smallest element; with ``dim`` a (values, indices) pair; with a tensor the element-wise minimum."""
     return _extreme("min", input, dim, keepdim, other, min_result)
 
 
-def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:  # noqa: A001
+def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """Whether any element is non-zero (bool; uint8 for uint8)."""
     out = _reduce("any", dispatch.cast(input, dtypes.bool_), dim, keepdim)
     return dispatch.cast(out, dtypes.uint8) if input.dtype is dtypes.uint8 else out
 
 
-def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:  # noqa: A001
+def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """Whether all elements are non-zero (bool; uint8 for uint8)."""
     out = _reduce("all", dispatch.cast(input, dtypes.bool_), dim, keepdim)
     return dispatch.cast(out, dtypes.uint8) if input.dtype is dtypes.uint8 else out

@@ -71,7 +71,7 @@ def _decode(data: dict[str, Any]) -> Spec:
     keys = tuple(data.get("keys", ()))
     value = data.get("value")
     if data["kind"] == "namedtuple":
-        value = namedtuple(value, keys)  # noqa: PYI024 - the class is made from data
+        value = namedtuple(value, keys)
     children = tuple(_decode(c) for c in data.get("children", ()))
     return Spec(data["kind"], children, keys, data.get("index", -1), value)
 

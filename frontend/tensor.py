@@ -143,12 +143,12 @@ class Tensor:
         return self.dtype.is_floating_point
 
     @property
-    def T(self) -> Tensor:  # noqa: N802
+    def T(self) -> Tensor:
         """All axes reversed."""
         return shaping.permute(self, tuple(reversed(range(self.dim()))))
 
     @property
-    def mT(self) -> Tensor:  # noqa: N802
+    def mT(self) -> Tensor:
         """The last two axes exchanged."""
         return shaping.transpose(self, -2, -1)
 

@@ -162,6 +162,7 @@ class Tracer:
         if known is not None and np.array_equal(known[1].constant, t._data):
             return known[1]
         value = self.graph.constant(np.array(t._data, order="C"))
+        value.producer.source = self.location()  # type: ignore[union-attr]
         self._constants[id(t)] = (t, value)
         return value
 
