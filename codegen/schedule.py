@@ -170,6 +170,12 @@ def choose(target: Target, p: Problem) -> ContractionSchedule:
     return ContractionSchedule(lanes, nb, tile, unroll, order, chunk, f"{reason}; {why}")
 
 
+def estimate(target: Target, p: Problem, s: ContractionSchedule) -> float:
+    """Estimated seconds of one repetition of ``p`` under ``s``."""
+    panels = -(-upper(p.n) // (s.lanes * s.nb))
+    return _cost(target, p, s.tile, s.nb, panels, s.lanes) / (target.clock_ghz * 1e9)
+
+
 def rows_text(tile: tuple[int, int]) -> str:
     return f"{tile[0]}x{tile[1]}" if min(tile) > 1 else f"{max(tile)}-row"
 

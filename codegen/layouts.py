@@ -1,0 +1,137 @@
+"""Which layouts a contraction wants for its operands and result, with estimated costs (for the layout pass)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..ir.dims import product
+from ..ir.graph import Node, Value
+from ..ir.kernels import LayoutChoice
+from ..ir.layout import DENSE, Layout
+from ..ir.target import Target
+from . import schedule as scheduling
+from .contraction import compute
+from .schedule import Problem, upper
+
+Pairs = Sequence[tuple[int, int]]
+
+
+def layout_choices(node: Node, target: Target) -> list[LayoutChoice]:
+    """Layouts in which ``node`` can run, best first; all-dense is always among them.
+
+    For operators other than contractions there is one choice: everything dense.
+    """
+    core = node
+    if node.op == "fused":
+        core = next((n for n in node.regions[0] if n.op in _RULES), node)
+    rule = _RULES.get(core.op)
+    dense = tuple(DENSE for _ in node.inputs), tuple(DENSE for _ in node.outputs)
+    if rule is None:
+        return [LayoutChoice(*dense, cost=0.0, reason="any layout-free kernel")]
+    found = rule(core, target)
+    if core is not node:
+        found = [_spread(choice, node, core) for choice in found]
+    return sorted(found, key=lambda c: c.cost)
+
+
+def _spread(choice: LayoutChoice, node: Node, core: Node) -> LayoutChoice:
+    """A contraction's choice as one for the fused group: operands of the result's shape follow its layout."""
+    by_value = dict(zip(core.inputs, choice.inputs, strict=True))
+    (result,) = choice.outputs
+    inputs = []
+    for outer, inner in zip(node.inputs, node.regions[0].inputs, strict=True):
+        layout = by_value.get(inner)
+        if layout is None:
+            layout = result if outer.shape == core.output.shape else DENSE
+        inputs.append(layout)
+    return LayoutChoice(tuple(inputs), tuple(result for _ in node.outputs), choice.cost, choice.reason)
+
+
+def _seconds(target: Target, p: Problem) -> tuple[float, int]:
+    """Estimated time of the best schedule and its number of vectors."""
+    s = scheduling.choose(target, p)
+    return scheduling.estimate(target, p, s), s.nb
+
+
+def _frame(rank: int, padding: Pairs) -> tuple[tuple[int, int], ...]:
+    halo = ((0, 0),) * (rank - len(padding)) + tuple((max(low, 0), max(high, 0)) for low, high in padding)
+    return halo if any(h != (0, 0) for h in halo) else ()
+
+
+# -- convolution ----------------------------------------------------------------------------------------
+def _conv(node: Node, target: Target) -> list[LayoutChoice]:
+    x, w = node.inputs
+    y, groups = node.output, node.attrs["groups"]
+    lanes = target.lanes(compute(y.dtype))
+    shape = [upper(e) for e in w.shape]
+    per_group, channels = shape[0] // groups, shape[1]
+    k = channels
+    for e in shape[2:]:
+        k *= e
+    halo = _frame(x.type.rank, node.attrs["padding"])
+    rows = (y.shape[-2] if y.type.rank > 3 else 1, y.shape[-1])
+    if shape[2:] and all(e == 1 for e in shape[2:]) and all(s == 1 for s in node.attrs["stride"]) and not halo:
+        rows = (1, rows[0] * rows[1])
+    repeat = upper(product(y.shape[:1])) * (upper(product(y.shape[2:-2])) if y.type.rank > 4 else 1)
+    out = Layout(blocks=((1, lanes),)) if lanes > 1 else DENSE
+    choices = []
+    if lanes > 1 and channels == 1 and shape[0] == groups and groups > 1:
+        p = Problem(y.dtype, rows, shape[0], k, shape[-1], repeat, 1, vector_a=True)
+        cost, _ = _seconds(target, p)
+        blocked = Layout(blocks=((1, lanes),), halo=halo)
+        packed = Layout(blocks=((0, lanes),))
+        choices.append(LayoutChoice((blocked, packed), (out,), cost * repeat, "depthwise: channels along the lanes"))
+    elif lanes > 1 and (groups == 1 or (per_group % lanes == 0 and channels % lanes == 0)):
+        dense_x = channels < lanes and groups == 1
+        fixed = None if groups == 1 else max(d for d in (4, 3, 2, 1) if (per_group // lanes) % d == 0)
+        p = Problem(y.dtype, rows, per_group, k, channels if dense_x else lanes, repeat * groups, fixed)
+        cost, nb = _seconds(target, p)
+        given = Layout(halo=halo) if dense_x else Layout(blocks=((1, lanes),), halo=halo)
+        packed = Layout(blocks=((0, lanes * nb),) if dense_x else ((1, lanes), (0, lanes * nb)))
+        why = "few channels, so x stays dense" if dense_x else f"channels in blocks of {lanes}"
+        choices.append(LayoutChoice((given, packed), (out,), cost * repeat * groups, f"{why}; weights in panels of {nb} vectors"))
+    choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k))
+    return choices
+
+
+def _dense(node: Node, target: Target, flops: float) -> LayoutChoice:
+    """Everything dense: about a third of the FMA rate, plus what the tails of short rows lose."""
+    lanes = target.lanes(compute(node.output.dtype))
+    last = upper(node.output.shape[-1])
+    waste = -(-last // lanes) * lanes / max(last, 1)
+    rate = target.clock_ghz * 1e9 * target.fma_ports * 2 * lanes / 3
+    layouts = tuple(DENSE for _ in node.inputs)
+    return LayoutChoice(layouts, (DENSE,), flops * waste / rate, "all dense")
+
+
+# -- matmul ---------------------------------------------------------------------------------------------
+def _matmul(node: Node, target: Target) -> list[LayoutChoice]:
+    a, b = node.inputs
+    y = node.output
+    lanes = target.lanes(compute(y.dtype))
+    transposed = node.attrs["transpose_b"]
+    depth = upper(a.shape[-2] if node.attrs["transpose_a"] else a.shape[-1])
+    rows = product(y.shape[:-1]) if b.type.rank == 2 else y.shape[-2]
+    repeat = 1 if b.type.rank == 2 else upper(product(y.shape[:-2]))
+    cost, nb = _seconds(target, Problem(y.dtype, (rows, 1), y.shape[-1], depth, depth, repeat))
+    cost *= repeat
+    choices = []
+    if lanes > 1 and b.type.is_static:
+        rank = b.type.rank
+        n_axis, k_axis = (rank - 2, rank - 1) if transposed else (rank - 1, rank - 2)
+        packed = Layout(order=(*range(rank - 2), n_axis, k_axis), blocks=((n_axis, lanes * nb),))
+        if packed.order == tuple(range(rank)):
+            packed = Layout(blocks=packed.blocks)
+        choices.append(LayoutChoice((DENSE, packed), (DENSE,), cost, f"B in panels of {nb} vectors"))
+    # A row-major B is read in place, a transposed one is packed by the kernel on every run.
+    repack = upper(product(b.shape), 1 << 40) * (2.0 if transposed else 0.5) / (target.clock_ghz * 1e9)
+    choices.append(LayoutChoice((DENSE, DENSE), (DENSE,), cost * 1.05 + repack, "all dense"))
+    return choices
+
+
+_RULES = {"conv": _conv, "matmul": _matmul}
+
+
+def is_packable(value: Value) -> bool:
+    """Whether packing costs nothing at run time: constants are packed by the compiler."""
+    return value.is_constant
