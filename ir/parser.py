@@ -272,8 +272,7 @@ class _Parser:
             self.fail(f"{len(names)} result types for {len(names)} results (there are {len(types)})", at)
         regions = []
         while self.take("region"):
-            region_name = "main" if self.peek("(") else self.name()
-            regions.append(self.nested(lambda n=region_name: self.graph(n, dims)))
+            regions.append(self.nested(lambda: self.graph("main" if self.peek("(") else self.name(), dims)))
         node = graph.create(op, inputs, attrs, types, names=names, source=self.source(), regions=regions)
         self.define(node, names, scope, at)
 

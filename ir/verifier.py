@@ -296,14 +296,14 @@ def _symbols(graph: Graph, root: Graph) -> Iterator[Problem]:
         return next((d for d in symbols(extents) if declared.get(d.name) != d), None)
 
     for v in graph.values():
-        if not v.type.is_static and (dim := undeclared(v.shape)) is not None:
-            yield v.producer, f"type of {v!r} uses symbol {dim!r}, which the graph does not declare"
+        if not v.type.is_static and (unknown := undeclared(v.shape)) is not None:
+            yield v.producer, f"type of {v!r} uses symbol {unknown!r}, which the graph does not declare"
     for node in graph:
         for key, value in node.attrs.items():
             if isinstance(value, tuple) and any(isinstance(e, DimExpr) for e in value):
-                dim = undeclared(value)
-                if dim is not None:
-                    yield node, f"attribute {key} uses symbol {dim!r}, which the graph does not declare"
+                unknown = undeclared(value)
+                if unknown is not None:
+                    yield node, f"attribute {key} uses symbol {unknown!r}, which the graph does not declare"
 
 
 def _results(graph: Graph, root: Graph) -> Iterator[Problem]:

@@ -160,7 +160,7 @@ def test_builder_checks_and_converts() -> None:
         g.frobnicate(x)
     with pytest.raises(IngotError, match=r"unknown attribute \['foo'\]"):
         g.neg(x, foo=1)
-    with pytest.raises(IngotError, match="attribute 'axes' .* is missing"):
+    with pytest.raises(IngotError, match=r"attribute 'axes' .* is missing"):
         g.sum(x)
     with pytest.raises(IngotError, match="takes 1 to 1 inputs, got 2"):
         g.neg(x, x)

@@ -220,7 +220,7 @@ def _conv_weight_grad_infer(types: Sequence[TensorType], attrs: Mapping[str, Any
     _check_groups(op, "the output gradient's channel extent", dy.shape[1], groups)
     counts = _counts(op, x.shape[2:], kernel, attrs)
     check_shape(op, "the output gradient", dy.shape, (x.shape[0], dy.shape[1], *counts))
-    return [TensorType(dtype, (dy.shape[1], x.shape[1] // groups, *kernel))]  # type: ignore[operator]
+    return [TensorType(dtype, (dy.shape[1], x.shape[1] // groups, *kernel))]
 
 
 # -- convolution: references ----------------------------------------------------------------------------
@@ -288,8 +288,8 @@ def _conv_weight_grad_reference(
         # One product per group: batch and positions together are the summed axis.
         part, rows = x[cut], channels // groups
         n = len(part)
-        columns = windows(part, kernel, counts, stride, dilation).reshape(n, groups, depth, points)
-        columns = np.moveaxis(columns, 0, 2).reshape(groups, depth, n * points)
+        unfolded = windows(part, kernel, counts, stride, dilation).reshape(n, groups, depth, points)
+        columns = np.moveaxis(unfolded, 0, 2).reshape(groups, depth, n * points)
         grads = np.moveaxis(dy[cut].reshape(n, groups, rows, points), 0, 2).reshape(groups, rows, n * points)
         out += np.matmul(grads, columns.swapaxes(1, 2))
     return _lower(out, dtype).reshape(channels, x.shape[1] // groups, *kernel)
@@ -311,6 +311,7 @@ def _transpose_to(g: GraphBuilder, y: Value, w: Value, spatial: Sequence[Extent]
 def _conv_vjp(g: GraphBuilder, node: Node, grads: list[Value | None]) -> list[Value | None]:
     x, w = node.inputs
     (grad,) = grads
+    assert grad is not None
     geometry = _geometry(node.attrs)
     dx = _transpose_to(g, grad, w, x.shape[2:], geometry)
     return [dx, g.conv_weight_grad(x, grad, kernel=w.shape[2:], **geometry)]
