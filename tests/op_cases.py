@@ -140,7 +140,7 @@ def _binary(
     second: tuple[float, float] = (-4, 4),
     grad: str | None = "plain",
 ) -> None:
-    """``grad``: None, "plain", "positive" (both operands) or "distinct"."""
+    """``grad``: None, "plain", "positive" (both operands), "divisor" (the second away from 0) or "distinct"."""
     divides = op in ("floor_divide", "remainder")
 
     def make(rng: np.random.Generator, d: DType) -> Iterator[Case]:
@@ -156,15 +156,17 @@ def _binary(
 
     def make_grad(rng: np.random.Generator) -> Iterator[Case]:
         for a, b in _GRAD_PAIRS:
-            x, y = rng.normal(size=a) * 2, away_from(rng, b, (0,)) * 1.5
+            x, y = rng.normal(size=a) * 2, rng.normal(size=b)
+            if grad == "divisor":
+                y = y + np.copysign(0.5, y)
             if grad == "positive":
                 x, y = np.abs(x) + 0.4, np.abs(y) + 0.4
             if grad == "distinct":
                 both = distinct(rng, (int(np.prod(a, dtype=int)) + int(np.prod(b, dtype=int)),))
                 x, y = both[: both.size - y.size].reshape(a), both[both.size - y.size :].reshape(b)
             yield Case(op, f"shapes {a} {b}", (np.asarray(x), np.asarray(y)))
-        same = rng.normal(size=(3,)) if grad != "positive" else rng.uniform(0.5, 2, 3)
         if grad != "distinct":
+            same = rng.uniform(0.5, 2, 3)
             yield Case(op, "equal operands", (same, same.copy()))
 
     _MAKERS[op] = (make, takes)
@@ -174,7 +176,7 @@ def _binary(
 
 for _name in ("add", "sub", "mul"):
     _binary(_name)
-_binary("div", FLOATS, second=(0.2, 4))
+_binary("div", FLOATS, second=(0.2, 4), grad="divisor")
 _binary("pow", NUMERIC, first=(0.1, 4), second=(0, 4), grad="positive")
 for _name in ("maximum", "minimum"):
     _binary(_name, grad="distinct")
