@@ -177,7 +177,7 @@ class PassManager:
 
     Args:
         passes: run in this order.
-        verify: verify the graph before the first pass and after each.
+        verify: verify the graph before the first pass and after each that changed it.
         disabled: names of passes to leave out; IngotError listing the known names if one is unknown.
         dump_dir: write the graph's text here as ``00-input.txt`` and, after each pass that changed it,
             ``03-fold-batch-norm.txt`` (numbers are positions in the list).
@@ -242,7 +242,7 @@ class PassManager:
         try:
             rewrites = p.run(graph, ctx)
             seconds = time.perf_counter() - start
-            if self.verify:
+            if self.verify and (rewrites or self.check_modified):  # an unchanged graph needs no second look
                 verify_graph(graph)
             if self.check_modified and (print_graph(graph) != text) != bool(rewrites):
                 did = "left the graph alone" if rewrites else "changed the graph"
