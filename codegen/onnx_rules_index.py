@@ -1,0 +1,124 @@
+"""ONNX rules of operators that move elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..ir.dims import Extent, bounds, maximum
+from ..ir.graph import Node
+from .onnx_emit import Emitter, rule
+
+
+def reshape(e: Emitter, x: str, shape: Sequence[Extent]) -> str:
+    """Reshape to extents of which one may be left to ONNX (-1) where that is unambiguous."""
+    symbolic = [i for i, n in enumerate(shape) if not isinstance(n, int)]
+    if len(symbolic) == 1 and all(bounds(n)[0] > 0 for n in shape):
+        return e.op("Reshape", [x, e.ints([-1 if i == symbolic[0] else int(n) for i, n in enumerate(shape)])])  # type: ignore[arg-type]
+    # Without allowzero an extent of 0 means "as in the operand".
+    may_be_zero = any(bounds(n)[0] == 0 for n in shape)
+    return e.op("Reshape", [x, e.extents(shape)], allowzero=1 if may_be_zero else None)
+
+
+@rule("reshape")
+def _reshape(e: Emitter, node: Node, xs: list[str]) -> str:
+    return reshape(e, xs[0], node.attrs["shape"])
+
+
+@rule("permute")
+def _permute(e: Emitter, node: Node, xs: list[str]) -> str:
+    return e.op("Transpose", xs, perm=list(node.attrs["dims"]))
+
+
+@rule("expand")
+def _expand(e: Emitter, node: Node, xs: list[str]) -> str:
+    return e.op("Expand", [xs[0], e.extents(node.attrs["shape"])])
+
+
+def cut(
+    e: Emitter,
+    x: str,
+    shape: Sequence[Extent],
+    starts: Sequence[Extent],
+    stops: Sequence[Extent],
+    steps: Sequence[Extent],
+) -> str:
+    """Slice on the axes where it does anything."""
+    axes = [
+        a
+        for a, (n, first, last, step) in enumerate(zip(shape, starts, stops, steps, strict=True))
+        if not (first == 0 and last == n and step == 1)
+    ]
+    if not axes:
+        return x
+    pick = [e.extents([values[a] for a in axes]) for values in (starts, stops)]
+    return e.op("Slice", [x, *pick, e.ints(axes), e.extents([steps[a] for a in axes])])
+
+
+@rule("slice")
+def _slice(e: Emitter, node: Node, xs: list[str]) -> str:
+    a = node.attrs
+    return cut(e, xs[0], node.inputs[0].shape, a["starts"], a["stops"], a["steps"])
+
+
+@rule("flip")
+def _flip(e: Emitter, node: Node, xs: list[str]) -> str:
+    axes = node.attrs["axes"]
+    if not axes:
+        return xs[0]
+    count = len(axes)
+    beyond = np.iinfo(np.int64).min  # an end before the first element
+    return e.op("Slice", [xs[0], e.ints([-1] * count), e.ints([beyond] * count), e.ints(axes), e.ints([-1] * count)])
+
+
+@rule("concat")
+def _concat(e: Emitter, node: Node, xs: list[str]) -> str:
+    return e.op("Concat", xs, axis=node.attrs["axis"])
+
+
+@rule("pad")
+def _pad(e: Emitter, node: Node, xs: list[str]) -> str:
+    (x,), (value,) = xs, node.inputs
+    low, high, interior = node.attrs["low"], node.attrs["high"], node.attrs["interior"]
+    shape = list(value.shape)
+    fill = e.scalar(node.attrs["value"], value.dtype)
+    for axis, gap in enumerate(interior):
+        if gap != 0:
+            x, shape[axis] = _spread(e, x, shape, axis, gap, fill)
+    if all(n == 0 for n in (*low, *high)):
+        return x
+    return e.op("Pad", [x, e.extents([*low, *high]), fill], mode="constant")
+
+
+def _spread(e: Emitter, x: str, shape: Sequence[Extent], axis: int, gap: Extent, fill: str) -> tuple[str, Extent]:
+    """Put ``gap`` elements between neighbours along ``axis``: pad a new axis behind it, merge, cut the last gap off."""
+    n = shape[axis]
+    split = reshape(e, x, [*shape[: axis + 1], 1, *shape[axis + 1 :]])
+    rank = len(shape) + 1
+    pads: list[Extent] = [0] * (2 * rank)
+    pads[rank + axis + 1] = gap
+    padded = e.op("Pad", [split, e.extents(pads), fill], mode="constant")
+    merged = [*shape[:axis], n * (gap + 1), *shape[axis + 1 :]]
+    joined = reshape(e, padded, merged)
+    length = n + maximum(n - 1, 0) * gap
+    stops = [*shape[:axis], length, *shape[axis + 1 :]]
+    return cut(e, joined, merged, [0] * len(shape), stops, [1] * len(shape)), length
+
+
+@rule("gather")
+def _gather(e: Emitter, node: Node, xs: list[str]) -> str:
+    return e.op("GatherElements", xs, axis=node.attrs["axis"])
+
+
+@rule("scatter_add")
+def _scatter_add(e: Emitter, node: Node, xs: list[str]) -> str:
+    x, index, src = xs
+    wanted, given = node.inputs[1].shape, node.inputs[2].shape
+    src = cut(e, src, given, [0] * len(given), wanted, [1] * len(given))
+    return e.op("ScatterElements", [x, index, src], axis=node.attrs["axis"], reduction="add")
+
+
+@rule("index_select")
+def _index_select(e: Emitter, node: Node, xs: list[str]) -> str:
+    return e.op("Gather", xs, axis=node.attrs["axis"])
