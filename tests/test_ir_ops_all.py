@@ -11,6 +11,7 @@ from ingot.ir.builder import GraphBuilder
 from ingot.ir.dtypes import dtype_from_numpy, float32, float64, tolerance
 from ingot.ir.graph import Graph
 from ingot.ir.interpreter import interpret
+from ingot.ir.layout import Layout
 from ingot.ir.registry import OPS, Fusion, get
 from ingot.ir.types import TensorType
 from op_cases import WITHOUT_CASES, Case, cases, gradient_cases, ops_with_cases
@@ -87,6 +88,17 @@ def test_results_have_the_inferred_types(op: str) -> None:
             assert op == "layout_cast" or t.layout.is_dense
         for a, b in zip(case.inputs, before, strict=True):
             assert a.tobytes() == b.tobytes(), f"{case}: the reference changed an operand"
+
+
+@pytest.mark.parametrize("op", [o for o in ops_with_cases() if o != "layout_cast"])
+def test_inferred_types_are_dense_whatever_the_operands_layouts(op: str) -> None:
+    record = get(op)
+    for case in cases(op, SEED)[:20]:
+        halos = [Layout(halo=((1, 1),) * a.ndim) for a in case.inputs]
+        types = [TensorType(dtype_from_numpy(a.dtype), a.shape, h) for a, h in zip(case.inputs, halos, strict=True)]
+        if op == "random_uniform":
+            types = [TensorType(dtype_from_numpy(a.dtype), a.shape) for a in case.inputs]
+        assert all(t.layout.is_dense for t in record.infer(types, record.complete_attrs(case.attrs))), str(case)
 
 
 @pytest.mark.parametrize("op", [o.name for o in OPS.values() if o.fusion in (Fusion.ELEMENTWISE, Fusion.REDUCE)])
