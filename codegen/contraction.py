@@ -23,11 +23,13 @@ from .schedule import ContractionSchedule, Split, splits, tile_count
 @dataclass(frozen=True)
 class Axis:
     """A loop: its name (the key of operand strides) and extent. ``tap``: kernel positions, whose steps may touch the
-    same input element, so unrolled steps are kept apart."""
+    same input element, so unrolled steps are kept apart. ``bounds``: from the parallel indices, the range that a
+    reduction runs over, if not the whole extent."""
 
     name: str
     extent: Extent
     tap: bool = False
+    bounds: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Segment:
 @dataclass(frozen=True)
 class Contraction:
     """The whole description. ``outs`` and ``extras`` (operands of the epilogue) follow the order of the buffers handed
-    to the generator. ``m`` has an outer and an inner axis (extent 1 where there is only one)."""
+    to the generator. ``m`` has an outer and an inner axis (extent 1 where there is only one). ``unroll_all``: the
+    reduction is spelled out. ``joinable``: outer axes may become rows (not if B is prepared per outer index)."""
 
     dtype: DType
     outer: tuple[Axis, ...]
@@ -74,11 +77,15 @@ class Contraction:
     outs: tuple[Operand, ...]
     extras: tuple[Operand, ...] = ()
     unroll_all: bool = False
+    joinable: bool = True
 
     @property
     def vector_a(self) -> bool:
         return self.a.lane != 0
 
+
+# Fills the panel of B that an iteration uses: (parallel indices, vectors, elements left along n or None)
+Prepare = Callable[[Mapping[str, Any], int, Any], None]
 
 # (accumulated value, load(extra) -> its elements there) -> one value per output
 Epilogue = Callable[[Val, Callable[[int], Val]], Sequence[Val]]
@@ -106,10 +113,12 @@ class Generator:
         outs: Sequence[Val],
         extras: Sequence[Val] = (),
         epilogue: Epilogue = plain,
+        prepare: Prepare | None = None,
     ) -> None:
         self.b, self.extent, self.spec, self.schedule = b, extent, spec, schedule
         self.buffers = (a, bptr, list(outs), list(extras))
-        self.epilogue = epilogue
+        self.epilogue, self.prepare = epilogue, prepare
+        self.at: Mapping[str, Any] = {}
         self.lanes, self.nb = schedule.lanes, schedule.nb
         self.m_splits = (splits(spec.m[0].extent, schedule.tile[0]), splits(spec.m[1].extent, schedule.tile[1]))
 
@@ -157,6 +166,9 @@ class Generator:
     def panel(self, at: Mapping[str, Any], nb: int, left: Any) -> None:
         """``left``: how many elements along n remain (None: all lanes exist)."""
         spec = self.spec
+        self.at = at
+        if self.prepare is not None:
+            self.prepare(at, nb, left)
         bases = [self.start(p, o, at) for p, o in self.operands()]
         masks = self.masks(nb, left)
         if isinstance(at["chunk"], int) and self.chunks == 1:
@@ -290,7 +302,8 @@ class _Tile:
             return self.reduce(inner, b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb)), list(carried))
 
         if inner:
-            return b.loop(0, g.extent(axis.extent), once, carry=sums)
+            low, high = (0, g.extent(axis.extent)) if axis.bounds is None else axis.bounds(g.at)
+            return b.loop(low, high, once, carry=sums)
         unroll = g.schedule.unroll
 
         def steps(count: int) -> Callable[..., list[Val]]:
@@ -309,6 +322,14 @@ class _Tile:
             return body
 
         extent = axis.extent
+        if axis.bounds is not None:
+            low, high = axis.bounds(g.at)
+            if unroll == 1:
+                return b.loop(low, high, steps(1), carry=sums)
+            count = b.imax(b.isub(high, low), 0)
+            middle = b.iadd(low, b.imul(b.idiv(count, unroll), unroll))
+            sums = b.loop(low, middle, steps(unroll), step=unroll, carry=sums)
+            return b.loop(middle, high, steps(1), carry=sums)
         if isinstance(extent, int):
             whole = extent - extent % unroll
             sums = b.loop(0, whole, steps(unroll), step=unroll, carry=sums)

@@ -11,7 +11,7 @@ from ...ir.errors import UnsupportedError
 from ...ir.graph import Graph, Node, Value
 from ...ir.target import Target
 from .. import schedule as scheduling
-from ..contraction import Contraction, Generator, Operand, compute, plain
+from ..contraction import Contraction, Generator, Operand, Prepare, compute, plain
 from ..loopir import LoopBuilder, Val
 from ..schedule import ContractionSchedule, Problem
 from . import arithmetic
@@ -72,7 +72,8 @@ def group_of(node: Node) -> Group:
 class Plan:
     """What a lowering rule returns: the contraction without its result side, and where result axes come from.
 
-    ``make(lanes, nb, outs, extras)`` finishes the description once the schedule fixed the vectors.
+    ``make(lanes, nb, outs, extras)`` finishes the description once the schedule fixed the vectors. ``panel``: where B is
+    not read in place but prepared, panel by panel, in scratch memory.
     """
 
     make: Callable[[int, int, tuple[Operand, ...], tuple[Operand, ...]], Contraction]
@@ -80,7 +81,12 @@ class Plan:
     nb: int | None
     n: Extent
     k: int
-    direct_b: bool = False
+    panel: PanelSource | None = None
+    left: int = 0  # which operand is broadcast
+
+
+# Builds the routine that fills a panel of B in scratch memory, once the schedule is known.
+PanelSource = Callable[[LoopBuilder, Extents, dict[Value, Val], ContractionSchedule], tuple[Val, Prepare]]
 
 
 def lower_contraction(node: Node, target: Target) -> LoweredKernel:
@@ -96,9 +102,15 @@ def lower_contraction(node: Node, target: Target) -> LoweredKernel:
 
 def _rule(group: Group) -> Callable[[Group, Target], list[Plan]]:
     from .contraction_conv import plan_conv
+    from .contraction_gradients import plan_conv_transpose, plan_conv_weight_grad
     from .contraction_matmul import plan_matmul
 
-    rules: dict[str, Callable[[Group, Target], list[Plan]]] = {"matmul": plan_matmul, "conv": plan_conv}
+    rules: dict[str, Callable[[Group, Target], list[Plan]]] = {
+        "matmul": plan_matmul,
+        "conv": plan_conv,
+        "conv_transpose": plan_conv_transpose,
+        "conv_weight_grad": plan_conv_weight_grad,
+    }
     if group.core.op not in rules:
         raise UnsupportedError(f"contraction kernel: no rule for {group.core.op}")
     return rules[group.core.op]
@@ -122,11 +134,17 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
         draft = finish(plan.nb or 1)
         chosen = scheduling.choose(target, problem(plan, draft, len(plans)))
         spec = finish(chosen.nb)
+        bptr, prepare = pointers[group.operands[1 - plan.left]], None
+        if plan.panel is not None:
+            # All rows share the panel, so they belong to one iteration.
+            tiles = scheduling.upper(scheduling.tile_count(scheduling.splits(spec.m[0].extent, chosen.tile[0])))
+            chosen = replace(chosen, order=("outer", "panel", "chunk"), chunk=max(1, tiles))
+            bptr, prepare = plan.panel(b, extents, pointers, chosen)
         generators.append(
             Generator(
-                b, extents, spec, chosen, pointers[group.operands[0]], pointers[group.operands[1]],
+                b, extents, spec, chosen, pointers[group.operands[plan.left]], bptr,
                 [pointers[v] for v in node.outputs], [pointers[v] for v in group.extras],
-                _epilogue(b, extents, group, plan.axes),
+                _epilogue(b, extents, group, plan.axes), prepare,
             )
         )  # fmt: skip
         notes.append(str(chosen))
@@ -205,5 +223,3 @@ def _distinct(values: Sequence[Value]) -> list[Value]:
     return list(dict.fromkeys(values))
 
 
-def with_schedule(s: ContractionSchedule, **changes: Any) -> ContractionSchedule:
-    return replace(s, **changes)

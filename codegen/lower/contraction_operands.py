@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...ir.dims import Extent
@@ -128,6 +128,8 @@ def channel_segments(
 
 def merge_rows(spec: Contraction) -> Contraction:
     """Joins the two m axes into one, and then outer axes into it, where every operand's strides allow it."""
+    if not spec.joinable:
+        return spec
     m0, m1 = spec.m
     if m1.extent != 1 and m0.extent != 1 and _joinable(spec, m0, m1):
         spec = replace(spec, m=(Axis(m1.name, m0.extent * m1.extent), ONE))
@@ -143,7 +145,3 @@ def merge_rows(spec: Contraction) -> Contraction:
 
 def _joinable(spec: Contraction, outer: Axis, inner: Axis) -> bool:
     return all(o.stride(outer.name) == inner.extent * o.stride(inner.name) for o in (spec.a, *spec.outs, *spec.extras))
-
-
-def each(operands: Sequence[Operand], change: Callable[[Operand], Operand]) -> tuple[Operand, ...]:
-    return tuple(change(o) for o in operands)
