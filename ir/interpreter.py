@@ -34,7 +34,8 @@ def interpret(
     float64: bool = False,
     observer: Observer | None = None,
 ) -> list[np.ndarray]:
-    """Evaluate ``graph``; returns its outputs in order (``updates`` are not written back).
+    """Evaluate ``graph``; returns its outputs in order (``updates`` are not written back). The results may share memory
+    with inputs and constants: copy before changing them.
 
     Args:
         inputs: one array per graph input, in order, or a mapping from input name to array. With

@@ -27,6 +27,7 @@ from .types import TensorType
 __all__ = ["parse_extent", "parse_graph"]
 
 MAX_NESTING = 50
+MAX_DIGITS = 40
 
 _LAYOUT_FIELD = r"(?:order|blocks|halo)=[\d:,]*\d"
 _TOKEN = re.compile(
@@ -197,9 +198,9 @@ class _Parser:
         at = self.at
         name = self.token("name", "the name of a dimension")
         self.expect("in")
-        low = int(self.token("int", "the smallest extent"))
+        low = self.digits("the smallest extent")
         self.expect("..")
-        high = int(self.token("int", "an extent")) if self.tokens[self.at][0] == "int" else None
+        high = self.digits("an extent") if self.tokens[self.at][0] == "int" else None
         try:
             return Dim(name, low, high)
         except ValueError as error:
@@ -322,21 +323,25 @@ class _Parser:
         raise AssertionError(f"attribute kind {kind!r} has no syntax")
 
     # -- literals -----------------------------------------------------------------------------------
+    def digits(self, what: str) -> int:
+        text = self.token("int", what)
+        if len(text) > MAX_DIGITS:
+            self.fail(f"a number of at most {MAX_DIGITS} digits", self.at - 1)
+        return int(text)
+
     def integer(self) -> int:
         sign = -1 if self.take("-") else 1
-        return sign * int(self.token("int", "an integer"))
+        return sign * self.digits("an integer")
 
     def number(self) -> int | float:
         sign = -1 if self.take("-") else 1
         kind, text, _ = self.tokens[self.at]
         if kind == "int":
-            value: int | float = int(text)
-        elif kind == "float" or (kind == "name" and text in ("inf", "nan")):
-            value = float(text)
-        else:
-            self.fail("a number")
-        self.at += 1
-        return sign * value
+            return sign * self.digits("a number")
+        if kind == "float" or (kind == "name" and text in ("inf", "nan")):
+            self.at += 1
+            return sign * float(text)
+        self.fail("a number")
 
     def boolean(self) -> bool:
         if self.take("true"):
@@ -387,11 +392,14 @@ class _Parser:
                 self.fail("an array among the given constants", at)
             return self.constants[name]
         type_ = self.type({})
-        values = self.listing(self.element)
+        element = {"f": self.number, "b": self.boolean}.get(type_.dtype.kind, self.integer)
+        values = self.listing(element)
+        if any(e < 0 for e in type_.shape) or type_.elements != len(values):  # type: ignore[operator]
+            self.fail(f"the elements of {type_} (there are {len(values)})", at)
         try:
             return np.array(values, type_.dtype.numpy).reshape(type_.shape)  # type: ignore[arg-type]
-        except (ValueError, OverflowError) as error:
-            self.fail(f"the elements of {type_} ({error})", at)
+        except OverflowError as error:
+            self.fail(f"elements that fit {type_.dtype.name} ({error})", at)
 
     # -- extents ------------------------------------------------------------------------------------
     def extent(self, dims: Mapping[str, Dim]) -> Extent:
@@ -420,7 +428,7 @@ class _Parser:
         power = 1
         if self.take("**"):
             at = self.at
-            power = int(self.token("int", "an exponent"))
+            power = self.digits("an exponent")
             if not 1 <= power <= 64:
                 self.fail("an exponent from 1 to 64", at)
         value: Extent = sign
@@ -431,8 +439,7 @@ class _Parser:
     def _atom(self, dims: Mapping[str, Dim]) -> Extent:
         kind, text, _ = self.tokens[self.at]
         if kind == "int":
-            self.at += 1
-            return int(text)
+            return self.digits("an extent")
         if self.take("("):
             left = self.extent(dims)
             combine = floordiv if self.take("//") else mod if self.take("%") else None

@@ -376,6 +376,58 @@ def test_bad_inline_array() -> None:
         parse_graph(text)
 
 
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        ("int32[1](1.5)", "an integer, found '1.5'"),
+        ("uint8[1](256)", "elements that fit uint8"),
+        ("float32[-1](1.0)", "the elements of"),
+        ("bool[1](1)", "'false' or 'true'"),
+        ("int64[1](" + "9" * 5000 + ")", "at most 40 digits"),
+    ],
+)
+def test_elements_fit_their_type(array: str, message: str) -> None:
+    with pytest.raises(ParseError, match=message):
+        parse_graph("graph f() { %c = constant() {value = " + array + "} : int32[1] return }")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_text_gives_a_graph_or_a_parse_error(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    text = EXAMPLE.replace("%half = mul(%conv1.weight, %big)", "%half = neg(%conv1.weight)")
+    pieces = [
+        "",
+        "(",
+        ")",
+        "{",
+        "}",
+        "%x",
+        "@",
+        "1",
+        "-",
+        "0",
+        ",",
+        "N",
+        '"',
+        "#",
+        "**",
+        "//",
+        "max(",
+        "nan",
+        "\n",
+        "é",
+    ]
+    for _ in range(150):
+        damaged = text
+        for _ in range(rng.integers(1, 4)):
+            at, length = int(rng.integers(len(text))), int(rng.integers(0, 4))
+            damaged = damaged[:at] + pieces[rng.integers(len(pieces))] + damaged[at + length :]
+        try:
+            parse_graph(damaged)
+        except ParseError as error:
+            assert "line " in str(error)
+
+
 def test_nesting_is_limited() -> None:
     deep = MAX_NESTING * 5
     text = "graph f(%x: float32[" + "(" * deep + "1" + ")" * deep + "]) {\n  return\n}"
