@@ -17,8 +17,11 @@ class ShapeError(IngotError, RuntimeError):
     """Operand shapes do not fit the operator. The message names the operator, shapes and the rule."""
 
 
-class DTypeError(IngotError, TypeError):
-    """Operand dtypes do not fit the operator, or an input has another dtype than was compiled for."""
+class DTypeError(IngotError, TypeError, RuntimeError):
+    """Operand dtypes do not fit the operator, or an input has another dtype than was compiled for.
+
+    A RuntimeError too, because that is what PyTorch raises for most of them.
+    """
 
 
 class VerifyError(IngotError):
