@@ -117,9 +117,7 @@ def _filled(value: int) -> Any:
             requires_grad=requires_grad,
         )  # fmt: skip
 
-    def like(
-        input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False
-    ) -> Tensor:
+    def like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
         return full(input._extents, value, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
     return fn, like

@@ -42,7 +42,6 @@ tanh = _unary("tanh", "Hyperbolic tangent.", floats=True)
 erf = _unary("erf", "Error function.", floats=True)
 sigmoid = _unary("sigmoid", "1 / (1 + exp(-x)).", floats=True)
 sign = _unary("sign", "-1, 0 or 1.")
-trunc = _unary("trunc", "Rounds towards zero.")
 isnan = _unary("isnan", "Whether each element is NaN (bool).", floats=True)
 isinf = _unary("isinf", "Whether each element is infinite (bool).", floats=True)
 isfinite = _unary("isfinite", "Whether each element is finite (bool).", floats=True)
@@ -58,6 +57,7 @@ def _rounding(op: str, doc: str) -> Callable[[Tensor], Tensor]:
     return fn
 
 
+trunc = _rounding("trunc", "Rounds towards zero.")
 ceil = _rounding("ceil", "Smallest integer not below x.")
 floor = _rounding("floor", "Largest integer not above x.")
 round = _rounding("round", "Nearest integer, halves to even.")
@@ -210,7 +210,7 @@ def _bitwise(op: str, logical: str) -> Callable[[Any, Any], Tensor]:
     def fn(input: Any, other: Any) -> Tensor:
         dtype = promotion.result_type(input, other)
         if dtype.is_floating_point:
-            raise RuntimeError(f'"{op}_cpu" not implemented for \'{dispatch.type_word(dtype)}\'')
+            raise RuntimeError(f"\"{op}_cpu\" not implemented for '{dispatch.type_word(dtype)}'")
         return binary(logical if dtype is dtypes.bool_ else op, input, other)
 
     fn.__name__ = fn.__qualname__ = op

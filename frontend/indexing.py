@@ -224,7 +224,9 @@ def setitem(target: Tensor, index: Any, value: Any) -> None:
     """``target[index] = value``, on eager tensors; tracing notes it as unsupported."""
     tracer = tracing.current()
     if tracer is not None:
-        parts = [x for x in (target, value, *(index if isinstance(index, tuple) else (index,))) if dispatch.is_tensor(x)]
+        parts = [
+            x for x in (target, value, *(index if isinstance(index, tuple) else (index,))) if dispatch.is_tensor(x)
+        ]
         symbolic = any(isinstance(i, (SymInt, DimExpr)) for i in (index if isinstance(index, tuple) else (index,)))
         if symbolic or any(tracer.owns(p) for p in parts):
             tracer.unsupported("index assignment", parts, "assignment into part of a tensor is eager only",

@@ -49,7 +49,9 @@ def matmul(input: Tensor, other: Tensor) -> Tensor:
 
 def _ranks(name: str, a: Tensor, b: Tensor, want: tuple[int, int]) -> None:
     if (a.dim(), b.dim()) != want:
-        raise ShapeError(f"{name}: expected a {want[0]}-D and a {want[1]}-D tensor, but got {a.dim()}-D and {b.dim()}-D")
+        raise ShapeError(
+            f"{name}: expected a {want[0]}-D and a {want[1]}-D tensor, but got {a.dim()}-D and {b.dim()}-D"
+        )
 
 
 def mm(input: Tensor, mat2: Tensor) -> Tensor:

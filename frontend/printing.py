@@ -21,8 +21,10 @@ class _Formatter:
     def __init__(self, values: np.ndarray, dtype: dtypes.DType) -> None:
         self.floating = dtype.is_floating_point
         self.whole = self.scientific = False
+        measured = values.reshape(-1)
         if self.floating:
-            finite = values[np.isfinite(values) & (values != 0)].astype(np.float64)
+            # As in PyTorch, zeros, infinities and NaN have no say in the format or its width.
+            finite = measured = values[np.isfinite(values) & (values != 0)].astype(np.float64)
             if finite.size:
                 size = np.abs(finite)
                 low, high = float(size.min()), float(size.max())
@@ -31,7 +33,7 @@ class _Formatter:
                 self.scientific = high / low > 1000.0 or high > 1e8 or (not self.whole and low < 1e-4)
             else:
                 self.whole = True
-        self.width = max((len(self._text(v)) for v in values.reshape(-1)), default=1)
+        self.width = max((len(self._text(v)) for v in measured), default=1)
 
     def _text(self, value: Any) -> str:
         if not self.floating:

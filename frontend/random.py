@@ -132,14 +132,16 @@ def randint(
 ) -> Tensor:  # fmt: skip
     """``randint(high, size)`` or ``randint(low, high, size)``: int64 uniform, high excluded."""
     if size is None:
-        low, high, size = (0, low, high) if not dispatch.is_tensor(high) else (0, low, high)
+        low, high, size = 0, low, high
     if high is None:
         low, high = 0, low
     require_cpu(device)
     if high <= low:
         raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
     unit = uniform(shaping.sizes_of((tuple(size),)), dtypes.float64, generator)
-    return dispatch.cast(elementwise.add(elementwise.floor(elementwise.mul(unit, high - low)), low), dtype or dtypes.int64)
+    return dispatch.cast(
+        elementwise.add(elementwise.floor(elementwise.mul(unit, high - low)), low), dtype or dtypes.int64
+    )
 
 
 def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None) -> Tensor:

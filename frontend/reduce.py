@@ -41,6 +41,8 @@ def _axes(dim: Dims, rank: int) -> tuple[int, ...]:
 
 
 def _reduce(op: str, x: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    if x.dtype is dtypes.bool_:
+        op = {"amax": "any", "amin": "all"}.get(op, op)
     return dispatch.apply(op, x, axes=_axes(dim, x.dim()), keepdims=keepdim)
 
 
@@ -76,6 +78,8 @@ def amin(input: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
 
 
 def _arg(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
+    if input.dtype is dtypes.bool_:
+        input = dispatch.cast(input, dtypes.uint8)
     if dim is None or input.dim() == 0:
         out = dispatch.apply(op, shaping.reshape(input, -1), axis=0, keepdims=False)
         return shaping.reshape(out, *([1] * input.dim())) if keepdim else out
@@ -136,7 +140,12 @@ def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
 
 
 def var(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int | None = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: int | None = None,
 ) -> Tensor:
     """Variance over axes with divisor n - correction (1 unless ``unbiased=False``)."""
     if isinstance(dim, bool):  # var(unbiased)
@@ -155,7 +164,12 @@ def var(
 
 
 def std(
-    input: Tensor, dim: Any = None, unbiased: bool | None = None, keepdim: bool = False, *, correction: int | None = None
+    input: Tensor,
+    dim: Any = None,
+    unbiased: bool | None = None,
+    keepdim: bool = False,
+    *,
+    correction: int | None = None,
 ) -> Tensor:
     """Square root of ``var``."""
     return elementwise.sqrt(var(input, dim, unbiased, keepdim, correction=correction))

@@ -106,7 +106,9 @@ class SymInt:
         return answer
 
     def __eq__(self, other: object) -> Any:
-        return self._compare(other, "==", lambda lo, hi: True if lo == hi == 0 else (False if lo > 0 or hi < 0 else None))
+        return self._compare(
+            other, "==", lambda lo, hi: True if lo == hi == 0 else (False if lo > 0 or hi < 0 else None)
+        )
 
     def __ne__(self, other: object) -> Any:
         equal = self.__eq__(other)

@@ -281,7 +281,9 @@ class Tensor:
         """Itself if row-major, else a row-major copy."""
         return self if self.is_contiguous() else self.clone()
 
-    def to(self, *args: Any, dtype: DType | None = None, device: Any = None, copy: bool = False, **kwargs: Any) -> Tensor:
+    def to(
+        self, *args: Any, dtype: DType | None = None, device: Any = None, copy: bool = False, **kwargs: Any
+    ) -> Tensor:
         """``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``: cast; the CPU is the only device."""
         for arg in args:
             if isinstance(arg, DType):
@@ -422,7 +424,13 @@ class Tensor:
 
     exp, expm1, log, log1p = elementwise.exp, elementwise.expm1, elementwise.log, elementwise.log1p
     sqrt, rsqrt, reciprocal, square = elementwise.sqrt, elementwise.rsqrt, elementwise.reciprocal, elementwise.square
-    sin, cos, tanh, erf, sigmoid = elementwise.sin, elementwise.cos, elementwise.tanh, elementwise.erf, elementwise.sigmoid
+    sin, cos, tanh, erf, sigmoid = (
+        elementwise.sin,
+        elementwise.cos,
+        elementwise.tanh,
+        elementwise.erf,
+        elementwise.sigmoid,
+    )
     sign, trunc, ceil, floor, round = (
         elementwise.sign, elementwise.trunc, elementwise.ceil, elementwise.floor, elementwise.round,
     )  # fmt: skip

@@ -150,9 +150,7 @@ class Tracer:
         if state is None:
             return self._constant_of(t)
         if state.value is None:
-            state.input = state.value = self.graph.add_input(
-                TensorType(t.dtype, t._data.shape), state.name, state.role
-            )
+            state.input = state.value = self.graph.add_input(TensorType(t.dtype, t._data.shape), state.name, state.role)
             self.used.append(state)
         return state.value
 

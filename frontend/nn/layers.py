@@ -235,7 +235,9 @@ class Unflatten(Module):
         if not isinstance(dim, int):
             raise TypeError("unflattened_size must be a tuple of ints for an int dim; named dims are not supported")
         if not isinstance(unflattened_size, (tuple, list)):
-            raise TypeError(f"unflattened_size must be a tuple of ints, but found type {type(unflattened_size).__name__}")
+            raise TypeError(
+                f"unflattened_size must be a tuple of ints, but found type {type(unflattened_size).__name__}"
+            )
         self.dim = dim
         self.unflattened_size = unflattened_size
 

@@ -110,7 +110,9 @@ def _negative_log_likelihood(
     # where, not a product: an ignored infinite loss must not become NaN.
     loss = elementwise.where(valid, elementwise.mul(loss, factor), 0.0)
     if smoothing:
-        spread = logp if weight is None else elementwise.mul(logp, shaping.reshape(weight, -1, *([1] * (logp.dim() - 2))))
+        spread = (
+            logp if weight is None else elementwise.mul(logp, shaping.reshape(weight, -1, *([1] * (logp.dim() - 2))))
+        )
         smooth = elementwise.where(valid, elementwise.neg(reduce.sum(spread, 1)), 0.0)
         loss = elementwise.add(elementwise.mul(loss, 1 - smoothing), elementwise.mul(smooth, smoothing / classes))
     if reduction != "mean":
@@ -161,7 +163,9 @@ def cross_entropy(
     if ignore_index >= 0:
         raise RuntimeError("ignore_index is not supported for floating point target")
     if label_smoothing:
-        target = elementwise.add(elementwise.mul(target, 1 - label_smoothing), label_smoothing / wrap(input._extents[1]))
+        target = elementwise.add(
+            elementwise.mul(target, 1 - label_smoothing), label_smoothing / wrap(input._extents[1])
+        )
     loss = elementwise.mul(logp, target)
     if weight is not None:
         loss = elementwise.mul(loss, shaping.reshape(weight, -1, *([1] * (logp.dim() - 2))))
@@ -169,4 +173,3 @@ def cross_entropy(
     if single and reduction == "none":
         per_sample = shaping.reshape(per_sample)
     return _reduced(per_sample, reduction)
-

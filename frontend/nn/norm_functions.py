@@ -123,7 +123,11 @@ def embedding(
         raise RuntimeError("Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, "
                            f"Int; but got {input.type()} instead")  # fmt: skip
     flat = dispatch.cast(shaping.reshape(input, -1), dtypes.int64)
-    if flat._value is None and flat._data.size and not 0 <= int(flat._data.min()) <= int(flat._data.max()) < weight.shape[0]:
+    if (
+        flat._value is None
+        and flat._data.size
+        and not 0 <= int(flat._data.min()) <= int(flat._data.max()) < weight.shape[0]
+    ):
         raise IndexError("index out of range in self")
     rows = dispatch.apply("index_select", weight, flat, axis=0)
     return shaping.reshape(rows, *input._extents, *weight._extents[1:])

@@ -40,7 +40,9 @@ class Optimizer:
 
     # -- to be defined ------------------------------------------------------------------------------
     @staticmethod
-    def _update(param: Tensor, grad: Tensor, state: Mapping[str, Tensor], hyper: Hyper) -> tuple[Tensor, dict[str, Tensor]]:
+    def _update(
+        param: Tensor, grad: Tensor, state: Mapping[str, Tensor], hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """(new value of the parameter, new state). Pure: it may be traced.
 
         ``hyper`` holds the group's options; those of ``graph_hyper`` may be 0-d Tensors.

@@ -46,7 +46,9 @@ class SGD(Optimizer):
         super().__init__(params, defaults)
 
     @staticmethod
-    def _update(param: Tensor, grad: Tensor, state: Mapping[str, Tensor], hyper: Hyper) -> tuple[Tensor, dict[str, Tensor]]:
+    def _update(
+        param: Tensor, grad: Tensor, state: Mapping[str, Tensor], hyper: Hyper
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """One step. ``state`` is empty (first step) or holds ``momentum_buffer``; ``_started``, if there, is 0
         before the first step of a compiled program, whose buffer exists from the start."""
         if hyper["maximize"]:
