@@ -23,13 +23,13 @@ from .schedule import ContractionSchedule, Split, splits, tile_count
 @dataclass(frozen=True)
 class Axis:
     """A loop: its name (the key of operand strides) and extent. ``tap``: kernel positions, whose steps may touch the
-    same input element, so unrolled steps are kept apart. ``bounds``: from the parallel indices, the range that a
-    reduction runs over, if not the whole extent."""
+    same input element, so unrolled steps are kept apart. ``bounds(builder, extents,
+    parallel indices)``: the range that a reduction runs over, if not the whole extent."""
 
     name: str
     extent: Extent
     tap: bool = False
-    bounds: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
+    bounds: Callable[[LoopBuilder, Any, Mapping[str, Any]], tuple[Any, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Operand:
 
     ``strides`` per axis name (absent: 0). Along n, element ``(panel * nb + j) * lanes + l`` is at
     ``panel * self.panel + j * self.vector + l * self.lane``. ``padded``: the buffer holds whole vectors along n, so
-    nothing needs a mask.
+    nothing needs a mask; ``whole_panel``: even whole panels.
     """
 
     base: Extent = 0
@@ -47,6 +47,7 @@ class Operand:
     vector: Extent = 0
     lane: Extent = 0
     padded: bool = False
+    whole_panel: bool = False
 
     def stride(self, axis: str) -> Extent:
         return self.strides.get(axis, 0)
@@ -65,7 +66,8 @@ class Segment:
 class Contraction:
     """The whole description. ``outs`` and ``extras`` (operands of the epilogue) follow the order of the buffers handed
     to the generator. ``m`` has an outer and an inner axis (extent 1 where there is only one). ``unroll_all``: the
-    reduction is spelled out. ``joinable``: outer axes may become rows (not if B is prepared per outer index)."""
+    reduction is spelled out. ``joinable``: outer axes may become rows (not if B is prepared per outer index). ``padding_rows``: how many
+    rows behind the last one exist in the results' memory and have to be cleared."""
 
     dtype: DType
     outer: tuple[Axis, ...]
@@ -78,6 +80,7 @@ class Contraction:
     extras: tuple[Operand, ...] = ()
     unroll_all: bool = False
     joinable: bool = True
+    padding_rows: int = 0
 
     @property
     def vector_a(self) -> bool:
@@ -114,10 +117,12 @@ class Generator:
         extras: Sequence[Val] = (),
         epilogue: Epilogue = plain,
         prepare: Prepare | None = None,
+        shared: bool = False,
     ) -> None:
         self.b, self.extent, self.spec, self.schedule = b, extent, spec, schedule
         self.buffers = (a, bptr, list(outs), list(extras))
         self.epilogue, self.prepare = epilogue, prepare
+        self.shared = shared  # the parallel loops count for several contractions: a chunk may lie behind our rows
         self.at: Mapping[str, Any] = {}
         self.lanes, self.nb = schedule.lanes, schedule.nb
         self.m_splits = (splits(spec.m[0].extent, schedule.tile[0]), splits(spec.m[1].extent, schedule.tile[1]))
@@ -171,7 +176,9 @@ class Generator:
             self.prepare(at, nb, left)
         bases = [self.start(p, o, at) for p, o in self.operands()]
         masks = self.masks(nb, left)
-        if isinstance(at["chunk"], int) and self.chunks == 1:
+        if spec.padding_rows:
+            self.b.when(self.b.icmp("eq", at["chunk"], 0), lambda: self.clear_rows(bases[2 : 2 + len(spec.outs)]))
+        if isinstance(at["chunk"], int) and self.chunks == 1 and not self.shared:
             low, high = 0, self.extent(tile_count(self.m_splits[0]))
         else:
             low = self.b.imul(at["chunk"], self.schedule.chunk)
@@ -196,10 +203,19 @@ class Generator:
 
                     self.b.loop(0, self.extent(inner.tiles), columns)
 
-            if self.schedule.chunk == 1 and single and not isinstance(low, int):
+            if self.schedule.chunk == 1 and single and not isinstance(low, int) and not self.shared:
                 rows(low)
             else:
                 self.b.loop(lo, hi, rows)
+
+    def clear_rows(self, outs: list[Val]) -> None:
+        b, m0 = self.b, self.spec.m[0]
+        for o, pointer in zip(self.spec.outs, outs, strict=True):
+            zero = b.const(compute(pointer.dtype), 0, self.lanes)
+            for r in range(self.spec.padding_rows):
+                row = b.imul(b.iadd(self.extent(m0.extent), r), self.extent(o.stride(m0.name)))
+                for j in range(self.nb):
+                    b.store(pointer, zero, b.iadd(row, b.imul(j, self.extent(o.vector))))
 
     def operands(self) -> list[tuple[Val, Operand]]:
         a, bptr, outs, extras = self.buffers
@@ -282,6 +298,11 @@ class Generator:
                         # Lanes behind the last channel exist in memory; they get zero, never garbage.
                         value = b.select(mask, value, b.const(value.dtype, 0, value.lanes))
                     b.store(pointer, value, offset, self.extent(o.lane), None if o.padded else mask)
+            for o, pointer in zip(spec.outs, outs, strict=True):
+                if o.whole_panel:  # vectors that only pad the last panel
+                    for j in range(nb, self.nb):
+                        offset = b.iadd(self.row_offset(o, row), b.imul(j, self.extent(o.vector)))
+                        b.store(pointer, b.const(compute(pointer.dtype), 0, self.lanes), offset)
 
 
 class _Tile:
@@ -302,7 +323,7 @@ class _Tile:
             return self.reduce(inner, b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb)), list(carried))
 
         if inner:
-            low, high = (0, g.extent(axis.extent)) if axis.bounds is None else axis.bounds(g.at)
+            low, high = (0, g.extent(axis.extent)) if axis.bounds is None else axis.bounds(b, g.extent, g.at)
             return b.loop(low, high, once, carry=sums)
         unroll = g.schedule.unroll
 
@@ -323,7 +344,7 @@ class _Tile:
 
         extent = axis.extent
         if axis.bounds is not None:
-            low, high = axis.bounds(g.at)
+            low, high = axis.bounds(b, g.extent, g.at)
             if unroll == 1:
                 return b.loop(low, high, steps(1), carry=sums)
             count = b.imax(b.isub(high, low), 0)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...ir.dims import Extent, product
+from ...ir.dims import Extent, maximum, product
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Graph, Node, Value
 from ...ir.target import Target
@@ -83,6 +83,7 @@ class Plan:
     k: int
     panel: PanelSource | None = None
     left: int = 0  # which operand is broadcast
+    gate: tuple[str, int, int] | None = None  # runs only where this outer index is in [low, high)
 
 
 # Builds the routine that fills a panel of B in scratch memory, once the schedule is known.
@@ -144,17 +145,26 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
             Generator(
                 b, extents, spec, chosen, pointers[group.operands[plan.left]], bptr,
                 [pointers[v] for v in node.outputs], [pointers[v] for v in group.extras],
-                _epilogue(b, extents, group, plan.axes), prepare,
+                _epilogue(b, extents, group, plan.axes), prepare, len(plans) > 1,
             )
         )  # fmt: skip
         notes.append(str(chosen))
     first = generators[0]
     counters = first.counters()
+    if len(generators) > 1:  # parts share the loops; the one with most chunks counts
+        most = first.chunks
+        for g in generators[1:]:
+            most = maximum(most, g.chunks)
+        counters = [(name, most if name == "chunk" else count) for name, count in counters]
 
     def body(it: Any) -> None:
         at = decode(b, extents, it, counters)
-        for g in generators:
-            g.iteration(at)
+        for g, plan in zip(generators, plans, strict=True):
+            conds = [] if plan.gate is None else gate(b, at, counters, plan.gate)
+            if conds:
+                b.when(conds[0], lambda g=g: g.iteration(at))
+            else:
+                g.iteration(at)
         for v in node.outputs:
             clear_halo(b, extents, v.type, pointers[v], first, at, plans[0].axes)
 
@@ -177,6 +187,15 @@ def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
         spec.dtype, (spec.m[0].extent, spec.m[1].extent), spec.n, plan.k, scheduling.upper(innermost), repeats, plan.nb,
         spec.vector_a, parts, b_bytes=1,
     )  # fmt: skip
+
+
+def gate(b: LoopBuilder, at: dict[str, Any], counters: Sequence[tuple[str, Extent]], limits: tuple[str, int, int]) -> list[Val]:
+    """The condition under which a part runs; none if it always does."""
+    name, low, high = limits
+    extent = dict(counters)[name]
+    if low == 0 and high == extent:
+        return []
+    return [b.icmp("ge", at[name], low) if high == extent else b.icmp("lt", at[name], high)]
 
 
 def grain(target: Target, flops: float, moved: float, trip: Extent, itemsize: int) -> int:

@@ -56,7 +56,7 @@ class Placed:
         if block == lanes:
             return {"panel": nb * s, "vector": s, "lane": inner, "padded": True}
         if block == lanes * nb:
-            return {"panel": s, "vector": lanes * inner, "lane": inner, "padded": True}
+            return {"panel": s, "vector": lanes * inner, "lane": inner, "padded": True, "whole_panel": True}
         raise UnsupportedError(f"contraction: axis {axis} of {self.type} is blocked by {block}, expected {lanes} or {lanes * nb}")
 
 
@@ -68,6 +68,7 @@ class OutAxis:
     offset: int = 0
     vector: bool = False
     base_panel: tuple[str, int] | None = None  # (group axis, elements of n per group)
+    split: tuple[str, str, int] | None = None  # (block axis, axis inside the block, block size)
 
 
 def result_operand(type: TensorType, out_shape: Sequence[Extent], axes: Sequence[OutAxis], lanes: int, nb: int) -> Operand:
@@ -83,6 +84,14 @@ def result_operand(type: TensorType, out_shape: Sequence[Extent], axes: Sequence
             if where.base_panel is not None:
                 name, count = where.base_panel
                 strides[name] = strides.get(name, 0) + placed.skip(axis, count)
+            continue
+        if where.split is not None:
+            outer, inner, block = where.split
+            if placed.blocks.get(axis, block) != block:
+                raise UnsupportedError(f"contraction: axis {axis} of {type} must be blocked by {block} or not at all")
+            blocked = axis in placed.blocks
+            strides[outer] = placed.outer[axis] * (1 if blocked else block)
+            strides[inner] = placed.inner[axis] if blocked else placed.outer[axis]
             continue
         if not where.terms and where.offset == 0:
             continue
