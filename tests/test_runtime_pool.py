@@ -91,13 +91,13 @@ def test_workers_take_part() -> None:
     exe = counters(64, 1, rounds=20000, threads=3)
     state = np.zeros(64, np.int64)
     exe.run([state])
-    before = POOL.trace()[:, 0]
-    for _ in range(10):
+    before, runs = POOL.trace()[:, 0], 1
+    deadline = time.monotonic() + 20
+    while not (POOL.trace()[1:, 0] > before[1:]).any():
+        assert time.monotonic() < deadline, "only the caller worked"
         exe.run([state])
-    ran = POOL.trace()[:, 0] - before
-    assert (state == 11).all()
-    assert ran.sum() >= 10 * 11  # 12 chunks per job of at least one iteration, at most 64
-    assert (ran[1:] > 0).any(), f"only the caller worked: {ran}"
+        runs += 1
+    assert (state == runs).all()
 
 
 def test_limit_keeps_other_workers_out() -> None:
@@ -109,7 +109,7 @@ def test_limit_keeps_other_workers_out() -> None:
         exe.run([state])
         time.sleep(0.0005)  # long enough for all workers to fall asleep
     ran = POOL.trace()[:, 0] - before
-    assert (state == 20).all() and ran[0] > 0
+    assert (state == 20).all() and ran[:2].sum() == 20 * 8  # on a busy machine one of the two may do it all
     assert (ran[2:] == 0).all(), f"workers beyond the limit took part: {ran}"
 
 
