@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .driver import input_names as forward_names
 from .driver import trace_inference
 from .ir.dims import Dim
-
-if TYPE_CHECKING:
-    import onnx
 
 DynamicAxes = Mapping[str, "Mapping[int, str | Dim] | Sequence[int]"]
 
@@ -27,7 +24,7 @@ def export(
     opset_version: int = 18,
     *,
     kwargs: Mapping[str, Any] | None = None,
-) -> onnx.ModelProto:
+) -> Any:
     """Write ``model`` in eval mode as an ONNX file; its parameters are initializers under their state_dict names.
 
     Args:
@@ -41,7 +38,7 @@ def export(
         kwargs: keyword inputs of ``forward``; not dynamic.
 
     Returns:
-        The ``onnx.ModelProto``, checked by ``onnx.checker`` if it was written.
+        The model (``onnx.ModelProto``), checked by ``onnx.checker`` if it was written.
 
     Raises:
         UnsupportedError: lists every operator without an ONNX equivalent, with module path and line.

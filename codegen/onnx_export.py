@@ -17,6 +17,7 @@ from onnx import helper
 
 from ..ir.builder import GraphBuilder
 from ..ir.dims import Dim, Extent
+from ..ir.dtypes import bfloat16, float32
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph, Node, Value
 from ..ir.registry import get
@@ -26,6 +27,11 @@ from .onnx_rules_nn import is_gemm
 
 OLDEST_OPSET = 17
 DEFAULT_OPSET = 18
+# Operators whose ONNX counterparts take bfloat16 only from opset 22 on.
+_BFLOAT16_SINCE_22 = frozenset(
+    {"sin", "cos", "round", "hardsigmoid", "hardswish", "elu", "softplus", "floor_divide"}
+    | {"conv", "conv_transpose", "max_pool", "avg_pool"}
+)
 _PROTOBUF_LIMIT = 2**31 - 2**26
 
 # Operators without a rule of their own, and why.
@@ -66,7 +72,7 @@ def graph_to_onnx(
     if graph.updates:
         changed = [graph.output_names[i] for i in graph.updates]
         raise UnsupportedError("ONNX export: the graph overwrites its states; export the model in eval mode", changed)
-    graph = _decomposed(graph)
+    graph = _prepared(graph, opset_version)
     _check_supported(graph)
 
     emitter = Emitter(graph, opset_version)
@@ -150,19 +156,39 @@ def _state(states: Mapping[str, np.ndarray] | None, value: Value) -> np.ndarray:
     return array
 
 
-def _decomposed(graph: Graph) -> Graph:
-    """The graph with operators that ONNX lacks written out; the same object if there are none."""
-    if not any(node.op in DECOMPOSED for node in graph):
+def _prepared(graph: Graph, opset: int) -> Graph:
+    """The graph with what ONNX lacks written in other operators; the same object if there is nothing to do."""
+
+    def narrow(node: Node) -> bool:
+        return opset < 22 and node.op in _BFLOAT16_SINCE_22 and node.inputs[0].dtype is bfloat16
+
+    if not any(node.op in DECOMPOSED or narrow(node) for node in graph):
         return graph
     graph, _ = graph.clone()
     for node in graph.nodes:
-        decompose = get(node.op).decompose if node.op in DECOMPOSED else None
-        if decompose is not None:
-            results = decompose(GraphBuilder(graph, node, node.source), node)
-            for old, new in zip(node.outputs, results, strict=True):
-                graph.replace_uses(old, new)
+        builder = GraphBuilder(graph, node, node.source)
+        decompose = get(node.op).decompose
+        if node.op in DECOMPOSED and decompose is not None:
+            results = decompose(builder, node)
+        elif narrow(node):
+            results = _in_float32(builder, node)
+        else:
+            continue
+        for old, new in zip(node.outputs, results, strict=True):
+            graph.replace_uses(old, new)
+            new.name, old.name = old.name, new.name  # the user's name stays with the user's value
     graph.prune()
     return graph
+
+
+def _in_float32(builder: GraphBuilder, node: Node) -> list[Value]:
+    """The same operator between casts; the IR's own rule for 16-bit floats is to round once at the end."""
+    operands = [builder.cast(v, dtype=float32) if v.dtype is bfloat16 else v for v in node.inputs]
+    results = builder.emit(node.op, operands, **node.attrs).outputs
+    return [
+        builder.cast(new, dtype=bfloat16) if old.dtype is bfloat16 else new
+        for old, new in zip(node.outputs, results, strict=True)
+    ]
 
 
 def _check_supported(graph: Graph) -> None:

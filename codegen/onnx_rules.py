@@ -17,7 +17,7 @@ _SIMPLE = {
     "abs": "Abs", "sign": "Sign", "exp": "Exp", "log": "Log", "sqrt": "Sqrt", "reciprocal": "Reciprocal", "sin": "Sin",
     "cos": "Cos", "tanh": "Tanh", "erf": "Erf", "sigmoid": "Sigmoid", "floor": "Floor", "ceil": "Ceil",
     "round": "Round", "isnan": "IsNaN", "add": "Add", "sub": "Sub", "mul": "Mul", "div": "Div",
-    "maximum": "Max", "minimum": "Min", "eq": "Equal", "where": "Where",
+    "maximum": "Max", "minimum": "Min", "eq": "Equal",
 }  # fmt: skip
 
 
@@ -243,6 +243,14 @@ for _ir, _onnx in {"and": "And", "or": "Or", "xor": "Xor"}.items():
     rule(f"logical_{_ir}")(_logical(_onnx))
     rule(f"bitwise_{_ir}")(_bitwise(_onnx, f"Bitwise{_onnx}"))
 rule("bitwise_not")(_bitwise("Not", "BitwiseNot"))
+
+
+@rule("where")
+def _where(e: Emitter, node: Node, xs: list[str]) -> str:
+    condition, a, b = xs
+    if node.output.dtype is dtypes.bool_:  # runtimes choose between numbers only
+        return e.op("Or", [e.op("And", [condition, a]), e.op("And", [e.op("Not", [condition]), b])])
+    return e.op("Where", xs)
 
 
 # -- reductions --------------------------------------------------------------------------------------

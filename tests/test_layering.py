@@ -23,7 +23,7 @@ ROOMS: dict[str, set[str]] = {
     "driver": {"ir", "frontend", "passes", "codegen", "runtime"},
 }
 # runtime/ reads compiled programs, not graphs: of ir/ it sees plain data only.
-RUNTIME_SEES = {"types", "plan", "dims", "dtypes", "layout", "errors", "target"}
+RUNTIME_SEES = {"abi", "types", "plan", "dims", "dtypes", "layout", "errors", "target"}
 
 THIRD_PARTY: dict[str, set[str]] = {
     "ir": {"numpy", "ml_dtypes", "networkx"},

@@ -140,19 +140,21 @@ def _write_record(archive: zipfile.ZipFile, file: BinaryIO, name: str, content: 
 
 def _describe(obj: Any, storages: _Storages) -> Call | Global | None:
     """How PyTorch would pickle one of our objects; None for anything else."""
-    from .. import device, size, tensor
-    from ..nn import parameter
+    from ..device import device
+    from ..nn.parameter import Parameter
+    from ..size import Size
+    from ..tensor import Tensor
 
     if isinstance(obj, DType):
         return dtype_global(obj)
-    if isinstance(obj, size.Size):
+    if isinstance(obj, Size):
         return Call(Global("torch", "Size"), tuple(int(e) for e in obj))
-    if isinstance(obj, device.device):
+    if isinstance(obj, device):
         return Call(Global("torch", "device"), obj.type, *(() if obj.index is None else (obj.index,)))
-    if not isinstance(obj, tensor.Tensor):
+    if not isinstance(obj, Tensor):
         return None
     call = describe_array(array_of(obj), bool(obj.requires_grad), storages)
-    if isinstance(obj, parameter.Parameter):
+    if isinstance(obj, Parameter):
         call = describe_array(array_of(obj), False, storages)
         return Call(Global("torch._utils", "_rebuild_parameter"), call, bool(obj.requires_grad), _no_hooks())
     return call
