@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..ir.errors import IngotError, PassError
+from ..ir.errors import IngotError, PassError, UnsupportedError
 from ..ir.graph import Graph, Node
 from ..ir.kernels import KernelLibrary
 from ..ir.printer import print_graph
@@ -59,6 +59,7 @@ class PassContext:
         kernels: what kernels accept and cost; None means "unknown" and passes then decompose everything.
         options: settings by name (``"fold_limit"``: bytes above which constant folding may not grow the model).
         log: rewrites and refusals in order, the answer to "why was this not fused?".
+        pass_name, disabled: set by the manager: the pass that runs now, and the names switched off.
     """
 
     target: Target | None = None
@@ -66,10 +67,12 @@ class PassContext:
     options: Mapping[str, Any] = field(default_factory=dict)
     log: list[LogEntry] = field(default_factory=list)
     pass_name: str = ""
+    disabled: frozenset[str] = frozenset()
 
     def fired(self, rule: str, node: Node | str) -> None:
         """Record that ``rule`` rewrote ``node`` (call it before the node is removed)."""
-        self.log.append(LogEntry(self.pass_name, True, rule, *_describe(node)))
+        text, where = _describe(node)
+        self.log.append(LogEntry(self.pass_name, True, rule, text, where=where))
 
     def refused(self, rule: str, node: Node | str, reason: str) -> None:
         """Record that ``rule`` matched at ``node`` but was not applied, and why."""
@@ -131,7 +134,6 @@ class Fixpoint(Pass):
         self.name = name
         self.passes = tuple(passes)
         self.limit = limit
-        self.disabled: frozenset[str] = frozenset()
 
     def names(self) -> Iterator[str]:
         yield self.name
@@ -143,7 +145,7 @@ class Fixpoint(Pass):
         for _ in range(self.limit):
             changed = 0
             for p in self.passes:
-                if p.name in self.disabled:
+                if p.name in ctx.disabled:
                     continue
                 ctx.pass_name = p.name
                 count = p.run(graph, ctx)
@@ -216,8 +218,10 @@ class PassManager:
             VerifyError: the graph is malformed before any pass ran.
             PassError: a pass raised, broke the graph or lied about its rewrites; the message names it, the
                 passes before it and the reproducer; ``__cause__`` is the original exception.
+            UnsupportedError: a pass cannot handle the user's program; not an internal error, so it comes as it is.
         """
         ctx = ctx if ctx is not None else PassContext()
+        ctx.disabled = self.disabled
         if self.verify:
             verify_graph(graph)
         self._dump(graph, 0, "input")
@@ -225,8 +229,6 @@ class PassManager:
         for position, p in enumerate(self.passes, 1):
             if p.name in self.disabled:
                 continue
-            if isinstance(p, Fixpoint):
-                p.disabled = self.disabled
             if self.on_pass is not None:
                 self.on_pass(p.name, position, len(self.passes))
             records.append(self._run_one(p, graph, ctx, records))
@@ -247,6 +249,8 @@ class PassManager:
             if self.check_modified and (print_graph(graph) != text) != bool(rewrites):
                 did = "left the graph alone" if rewrites else "changed the graph"
                 raise PassError(f"{p.name} reports {rewrites} rewrites but {did}")
+        except UnsupportedError:
+            raise
         except Exception as error:
             raise self._failure(p, snapshot, ctx, done, error) from error
         return PassRecord(p.name, seconds, rewrites, before, len(graph))

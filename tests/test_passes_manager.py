@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from graph_utils import build, canonical
-from ingot.ir.errors import IngotError, ParseError, PassError, ShapeError, VerifyError
+from ingot.ir.errors import IngotError, ParseError, PassError, ShapeError, UnsupportedError, VerifyError
 from ingot.ir.graph import Graph
+from ingot.ir.source import Source
 from ingot.ir.target import Target
 from ingot.passes.cse import CommonSubexpressions
 from ingot.passes.dce import DeadCodeElimination
@@ -77,10 +78,12 @@ def test_records_and_dumps(tmp_path: Path) -> None:
 
 def test_switches() -> None:
     graph = sample()
-    passes = [DeadCodeElimination(), Fixpoint("clean", [CommonSubexpressions(), Simplify()])]
+    inner = Fixpoint("inner", [Simplify()])
+    passes = [DeadCodeElimination(), Fixpoint("clean", [CommonSubexpressions(), inner])]
     records = PassManager(passes, disabled={"dce", "simplify"}).run(graph)
     assert [(r.name, r.rewrites) for r in records] == [("clean", 0)]
-    with pytest.raises(IngotError, match=r"unknown pass speling; the passes are: dce, clean, cse, simplify"):
+    assert [r.rewrites for r in PassManager(passes, disabled={"dce"}).run(graph)] == [1]
+    with pytest.raises(IngotError, match=r"unknown pass speling; the passes are: dce, clean, cse, inner, simplify"):
         PassManager(passes, disabled={"speling"})
 
 
@@ -89,6 +92,16 @@ def test_a_failing_pass_is_named_with_its_cause() -> None:
         PassManager([DeadCodeElimination(), Failing()]).run(sample())
     assert "passes before it: dce" in str(info.value)
     assert isinstance(info.value.__cause__, ShapeError)
+
+
+def test_what_the_user_must_hear_comes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise UnsupportedError("no kernel for", ["sort", "fft"])
+
+    monkeypatch.setattr(DeadCodeElimination, "run", refuse)
+    with pytest.raises(UnsupportedError) as info:
+        PassManager([DeadCodeElimination()]).run(sample())
+    assert info.value.items == ("sort", "fft")
 
 
 def test_a_pass_that_breaks_the_graph_is_named() -> None:
@@ -204,3 +217,6 @@ def test_log_answers_why_not() -> None:
         "fuse: not a + b at %matmul = matmul(%mul, %weight): it is Tuesday"
     ]
     assert ctx.count("c") == 1
+    node.source = Source("net.py", 3, "fc")
+    ctx.fired("d", node)
+    assert str(ctx.log[-1]) == "fuse: d at %matmul = matmul(%mul, %weight) [fc (net.py:3)]"
