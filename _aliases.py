@@ -58,7 +58,7 @@ class AliasFinder:
                 real = self.prefix + self.table[name] + rest
                 if importlib.util.find_spec(real) is None:
                     return None
-                return ModuleSpec(fullname, AliasLoader(real), origin=real)
+                return ModuleSpec(fullname, AliasLoader(real), origin=real)  # type: ignore[arg-type]
             head, _, last = head.rpartition(".")
             rest = f".{last}{rest}"
         return None

@@ -82,7 +82,7 @@ class DType:
 
 
 def _make(name: str, kind: str, bits: int, np_type: object) -> DType:
-    return DType(name, kind, bits, np.dtype(np_type))
+    return DType(name, kind, bits, np.dtype(np_type))  # type: ignore[call-overload]
 
 
 float64 = _make("float64", "f", 64, np.float64)

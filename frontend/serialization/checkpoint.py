@@ -130,10 +130,10 @@ class _ZipReader:
 
     def record(self, name: str, out: np.ndarray) -> np.ndarray:
         """Fill ``out`` from a record; the archive checks the record's CRC at its end."""
-        left = memoryview(out)
+        left = out.data
         with self.archive.open(self.info(name)) as source:
             while left.nbytes:
-                count = source.readinto(left)
+                count = source.readinto(left)  # type: ignore[attr-defined]
                 if not count:
                     raise ParseError(f"{self.where}: record {self.root + name!r} ends early; the file is truncated")
                 left = left[count:]
@@ -230,7 +230,7 @@ def _load_legacy(stream: Stream, file: BinaryIO, size: int, where: str, edge: Ed
 
 
 def _fill(file: BinaryIO, out: np.ndarray, what: str) -> None:
-    left = memoryview(out)
+    left = out.data
     while left.nbytes:
         count = file.readinto(left)  # type: ignore[attr-defined]
         if not count:

@@ -173,6 +173,14 @@ def _append(u: Unpickler, items: list[Any]) -> None:
     u.top(list).extend(items)
 
 
+def _pop(u: Unpickler, _: None) -> None:
+    u.stack.pop()
+
+
+def _pop_mark(u: Unpickler, _: None) -> None:
+    u.pop_to_mark()
+
+
 def _memoize(u: Unpickler, index: int | None) -> None:
     value = u.stack[-1]
     if value is _MARK:
@@ -228,8 +236,8 @@ _HANDLERS: dict[str, Callable[[Unpickler, Any], None]] = {
     "PROTO": _protocol,
     "FRAME": lambda u, a: None,
     "MARK": lambda u, a: u.push(_MARK),
-    "POP": lambda u, a: u.stack.pop() and None,
-    "POP_MARK": lambda u, a: u.pop_to_mark() and None,
+    "POP": _pop,
+    "POP_MARK": _pop_mark,
     "DUP": lambda u, a: u.push(u.stack[-1]),
     "NONE": lambda u, a: u.push(None),
     "NEWTRUE": lambda u, a: u.push(True),
