@@ -43,15 +43,18 @@ class FuseReduction(Pass):
 
 
 class FuseElementwise(Pass):
-    """Groups of elementwise nodes over one space."""
+    """Groups of elementwise nodes over one space, then what is left of chains of index operators."""
 
     name = "fuse-elementwise"
 
     def run(self, graph: Graph, ctx: PassContext) -> int:
         fuser = Fuser(graph)
         limit = ctx.kernels.max_group() if ctx.kernels is not None else 32
-        for seed in fuser.nodes:
-            if seed not in fuser.taken and registry.get(seed.op).fusion is Fusion.ELEMENTWISE:
+        elementwise = [n for n in fuser.nodes if registry.get(n.op).fusion is Fusion.ELEMENTWISE]
+        # The last link first: its operands are the ones that nobody else reads.
+        chains = [n for n in reversed(fuser.nodes) if n.op in _PROLOGUES]
+        for seed in elementwise + chains:
+            if seed not in fuser.taken:
                 group = fuser.grow(seed, _elementwise_space(seed, fuser), limit, backward=True)
                 if len(group) > 1:
                     ctx.fired(" + ".join(n.op for n in group), seed)
@@ -73,7 +76,7 @@ def _elementwise_space(seed: Node, fuser: Fuser) -> Joins:
 
     def joins(node: Node, group: set[Node]) -> bool:
         kind = registry.get(node.op).fusion
-        if kind is Fusion.ELEMENTWISE:
+        if kind is Fusion.ELEMENTWISE and registry.get(seed.op).fusion is Fusion.ELEMENTWISE:
             return node.output.shape == space and _placement(node.output.type) == place
         if node.op not in _PROLOGUES:
             return False

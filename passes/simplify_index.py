@@ -57,6 +57,17 @@ def _permute_ones(b: GraphBuilder, node: Node) -> Value | None:
     return b.reshape(x, shape=node.output.shape) if moved == sorted(moved) else None
 
 
+@INDEX_RULES.add("slice(permute(x)) = permute(slice(x)) where everybody slices", "slice", _EXACT)
+def _slice_permuted(b: GraphBuilder, node: Node) -> Value | None:
+    inner = producer(node.inputs[0], "permute")
+    if inner is None or any(u.op != "slice" for u in inner.output.users) or b.graph.is_output(inner.output):
+        return None
+    dims = inner.attrs["dims"]
+    parts = dict(zip(dims, _parts(node), strict=True))
+    small = _slice(b, inner.inputs[0], [parts[a] for a in range(len(dims))])
+    return b.permute(small, dims=dims)
+
+
 @INDEX_RULES.add("matmul(permute(a), b) = matmul(a, b, transpose_a)", "matmul", "exact; the last two axes swapped")
 def _matmul_transposed(b: GraphBuilder, node: Node) -> Value | None:
     operands, flags = list(node.inputs), [node.attrs["transpose_a"], node.attrs["transpose_b"]]
@@ -115,6 +126,15 @@ def _move_splat(b: GraphBuilder, node: Node) -> Value | None:
     x = inner.inputs[0]
     x = x if x.shape == () else b.reshape(x, shape=())
     return x if node.output.shape == () else b.expand(x, shape=node.output.shape)
+
+
+@INDEX_RULES.add("f(expand(a), b) = f(a, b) where b has the full shape", "elementwise", _EXACT)
+def _expand_operand(b: GraphBuilder, node: Node) -> Value | None:
+    operands = [v.producer.inputs[0] if producer(v, "expand") else v for v in node.inputs]
+    if len(operands) < 2 or operands == node.inputs:
+        return None
+    (type_,) = registry.get(node.op).infer([v.type for v in operands], node.attrs)
+    return b.emit(node.op, operands, **node.attrs).output if type_.shape == node.output.shape else None
 
 
 # -- flip -------------------------------------------------------------------------------------------
