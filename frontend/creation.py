@@ -31,7 +31,9 @@ def _array_of(data: Any, dtype: DType | None) -> np.ndarray:
             raise ValueError(f"expected sequences of equal length: {error}") from None
         if array.dtype == object:
             raise TypeError(f"tensor(): cannot make a tensor of {type(first).__name__} elements")
-        if (array.dtype == np.float64 and not isinstance(first, (np.ndarray, np.generic))) or array.size == 0:
+        if (
+            dtype is None and array.dtype == np.float64 and not isinstance(first, (np.ndarray, np.generic))
+        ) or array.size == 0:
             array = array.astype(promotion.get_default_dtype().numpy)
     if dtype is not None:
         return array.astype(dtype.numpy, copy=False)

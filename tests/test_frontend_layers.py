@@ -2,10 +2,9 @@
 
 import warnings
 
+import ingot.frontend as ig
 import numpy as np
 import pytest
-
-import ingot.frontend as ig
 from ingot.frontend import nn
 from ingot.ir.dtypes import tolerance
 
@@ -55,7 +54,10 @@ def test_activations(case, dtype):
     name, *args = case
     mine, ref = getattr(nn, name)(*args), getattr(tnn, name)(*args)
     if name == "PReLU":
-        mine, ref = mine.to(ig.float64 if dtype is np.float64 else ig.float32), ref.to(torch.from_numpy(np.zeros(1, dtype)).dtype)
+        mine, ref = (
+            mine.to(ig.float64 if dtype is np.float64 else ig.float32),
+            ref.to(torch.from_numpy(np.zeros(1, dtype)).dtype),
+        )
     transfer(mine, ref)
     x, tx = inputs(2, 3, 4, 5, dtype=dtype)
     x, tx = x * 6, tx * 6
@@ -220,7 +222,10 @@ def test_other_losses(reduction):
         close(getattr(nn, name)(reduction=reduction)(x, y), getattr(tnn, name)(reduction=reduction)(tx, ty))
     target = np.array([0, 4, 2, 2])
     w, tw = inputs(5, seed=2)
-    mine, ref = nn.NLLLoss(w.abs(), reduction=reduction, ignore_index=2), tnn.NLLLoss(tw.abs(), reduction=reduction, ignore_index=2)
+    mine, ref = (
+        nn.NLLLoss(w.abs(), reduction=reduction, ignore_index=2),
+        tnn.NLLLoss(tw.abs(), reduction=reduction, ignore_index=2),
+    )
     close(mine(x.log_softmax(1), ig.tensor(target)), ref(tx.log_softmax(1), torch.tensor(target)))
 
 

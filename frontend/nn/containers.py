@@ -282,12 +282,7 @@ class ParameterList(Module):
     __iadd__ = extend
 
     def extra_repr(self) -> str:
-        return "\n".join(_entry(i, v, True) for i, v in enumerate(self))
-
-    def __repr__(self) -> str:
-        # PyTorch joins the entries behind the opening bracket on the same line.
-        lines = ["  " + line for line in self.extra_repr().split("\n") if line]
-        return f"{self._get_name()}(" + "\n".join(lines) + ")"
+        return "\n".join("  " + _entry(i, v, True) for i, v in enumerate(self))
 
 
 class ParameterDict(Module):
@@ -341,6 +336,5 @@ class ParameterDict(Module):
         del self[key]
         return value
 
-    def __repr__(self) -> str:
-        lines = ["  " + _entry(k, v, False) for k, v in self.items()]
-        return f"{self._get_name()}(" + "\n".join(lines) + ")"
+    def extra_repr(self) -> str:
+        return "\n".join("  " + _entry(k, v, False) for k, v in self.items())

@@ -72,8 +72,10 @@ class SGD(Optimizer):
         return elementwise.sub(param.detach(), _scaled(grad, hyper["lr"])), new_state
 
     def graph_hyper(self, group: Hyper) -> dict[str, float]:
-        """lr always; momentum, weight_decay and dampening unless they are 0."""
-        names = ["lr", *(n for n in ("momentum", "weight_decay", "dampening") if group[n] != 0)]
+        """lr always; momentum, weight_decay and (with momentum) dampening unless they are 0."""
+        names = ["lr", *(n for n in ("momentum", "weight_decay") if group[n] != 0)]
+        if group["momentum"] != 0 and group["dampening"] != 0:
+            names.append("dampening")
         return {name: float(group[name]) for name in names}
 
     def init_state(self, param: Tensor) -> dict[str, Tensor]:
