@@ -3,17 +3,19 @@
 Layouts and operations are in ``ir.abi``. How a parallel step (a *job*) works:
 
 - A caller takes BUSY by compare-and-swap; if another caller has it, the step runs serially: never a wait.
-- It writes the job fields and PENDING = number of chunks, then publishes ``TICKET = {epoch + 1, chunks}``.
-- Anyone takes a chunk by one compare-and-swap ``{e, r} -> {e, r - 1}`` with r > 0; its number is
-  ``chunks - r``. Workers and caller alike do this until r is 0.
+- It writes the job fields and PENDING = number of chunks, then publishes ``TICKET = {epoch + 1, hi = chunks,
+  lo = 0}``. The chunks lo..hi-1 are to be had; the job is open while lo < hi.
+- Anyone takes a chunk by one compare-and-swap on the whole ticket: even participants (the caller is 0) take
+  number lo, odd ones number hi - 1, so that two threads work on the same halves of the data step after step and
+  find them in their caches. They do this until the job is closed.
 - A participant that gets nothing more subtracts the number of chunks it ran from PENDING, once. The caller
   waits for PENDING = 0 (so only for chunks that workers hold) and gives BUSY back.
 
 Why a late worker can do no harm: between the first chunk it took and its subtraction the job cannot end, so
 the job fields are stable for it and are read after the swap. The only field needed before the swap is LIMIT
-(may this worker take part?); a swap that succeeds proves that TICKET still was {e, r > 0}, so job e was open
-at that moment, hence also when LIMIT was read after loading {e, r}: the job fields change only while r = 0,
-and the epoch makes an old {e, r} differ from that of a later job.
+(may this worker take part?); a swap that succeeds proves that TICKET was still the loaded one, so job e was
+open at that moment, hence also when LIMIT was read after loading it: the job fields change only while no job
+is open, and the epoch makes the ticket of an old job differ from that of a later one.
 
 Sleeping is the usual two-sided check, all sequentially consistent: a worker announces itself in SLEEPERS,
 then looks at TICKET again; a caller publishes TICKET, then looks at SLEEPERS. WAKE is read before the
@@ -26,6 +28,8 @@ lost its CPU to somebody else, and then it stops spinning at once, because it is
 """
 
 from __future__ import annotations
+
+import re
 
 from ..ir import abi
 from ..ir.target import Target
@@ -61,47 +65,42 @@ def executor_ir(target: Target, workers: bool = True) -> str:
     ``workers=False`` leaves out everything that needs the Linux futex call; every step is then serial.
     """
     machine = _X86 if target.is_x86 else _ARM
-    parts = [machine["declare"], _helpers(machine, workers), _ENTRY if workers else _ENTRY_SERIAL, _run(workers)]
+    parts = [machine["declare"], _ENTRY if workers else _ENTRY_SERIAL, _run(workers)]
     if workers:
-        parts += [_CHUNKS, _PARALLEL, _WORKER]
+        parts += [_FUTEX, _CHUNKS, _PARALLEL, _WORKER]
     names = {name: str(value) for name, value in vars(abi).items() if isinstance(value, int)}
     names |= {f"{name}@8": str(8 * value) for name, value in vars(abi).items() if isinstance(value, int)}
-    text = "\n".join(parts)
+    text = _expand("\n".join(parts), machine)
     for name in sorted(names, key=len, reverse=True):
         text = text.replace(f"<{name}>", names[name])
     return text.replace("<WAIT>", str(_WAIT)).replace("<WAKE>", str(_WAKE))
 
 
-def _helpers(machine: dict[str, str], workers: bool) -> str:
-    text = f"""
-define internal i64 @clock() nounwind {{
-  %t = call i64 @{machine["clock"]}()
-  ret i64 %t
-}}
-define internal i64 @field(ptr %base, i64 %byte) nounwind alwaysinline {{
-  %p = getelementptr i8, ptr %base, i64 %byte
-  %v = load i64, ptr %p
-  ret i64 %v
-}}
-define internal ptr @pointer(ptr %base, i64 %byte) nounwind alwaysinline {{
-  %p = getelementptr i8, ptr %base, i64 %byte
-  %v = load ptr, ptr %p
-  ret ptr %v
-}}
-"""
-    if workers:
-        text += f"""
-define internal void @pause() nounwind {{
-{machine["pause"]}  ret void
-}}
-define internal void @futex(ptr %addr, i64 %op, i64 %val, i64 %bits) nounwind {{
+def _expand(text: str, machine: dict[str, str]) -> str:
+    """Replaces the shorthands of the texts below: nothing is inlined after this, so no functions for them.
+
+    ``%x = field %p, n`` and ``%x = pointer %p, n`` load the integer or address at byte n of %p; ``%x = clock``;
+    ``pause``; ``%x = open %t``: whether ticket %t has chunks left.
+    """
+    load = r"  %\1.at = getelementptr i8, ptr %\2, i64 \3\n  %\1 = load {}, ptr %\1.at"
+    text = re.sub(r"  %(\S+) = field %(\S+), (\S+)", load.format("i64"), text)
+    text = re.sub(r"  %(\S+) = pointer %(\S+), (\S+)", load.format("ptr"), text)
+    text = re.sub(r"  %(\S+) = clock", rf"  %\1 = call i64 @{machine['clock']}()", text)
+    text = re.sub(r"  pause\n", machine["pause"], text)
+    return re.sub(
+        r"  %(\S+) = open %(\S+)",
+        r"  %\1.lo = and i64 %\2, 65535\n  %\1.up = lshr i64 %\2, 16\n  %\1.hi = and i64 %\1.up, 65535\n"
+        r"  %\1 = icmp ult i64 %\1.lo, %\1.hi",
+        text,
+    )
+
+
+_FUTEX = """
+define internal void @futex(ptr %addr, i64 %op, i64 %val, i64 %bits) nounwind {
   %r = call i64 @syscall(ptr %addr, i64 %op, i64 %val, i64 0, i64 0, i64 %bits)
   ret void
-}}
+}
 """
-    return text
-
-
 _ENTRY = """
 define i64 @executor(ptr %object, i64 %op, i64 %index) nounwind {
   switch i64 %op, label %run [ i64 <OP_WORKER>, label %worker
@@ -121,7 +120,7 @@ worker:
   call void @worker(ptr %object, i64 %index)
   ret i64 0
 clock:
-  %t = call i64 @clock()
+  %t = clock
   ret i64 %t
 }
 """
@@ -133,7 +132,7 @@ run:
   call void @run(ptr %object)
   ret i64 0
 clock:
-  %t = call i64 @clock()
+  %t = clock
   ret i64 %t
 none:
   ret i64 0
@@ -159,16 +158,16 @@ parallel:
         """
 define internal void @run(ptr %call) nounwind {
 entry:
-  %steps = call ptr @pointer(ptr %call, i64 <CALL_STEPS@8>)
-  %count = call i64 @field(ptr %call, i64 <CALL_COUNT@8>)
-  %pool = call ptr @pointer(ptr %call, i64 <CALL_POOL@8>)
-  %scratch = call ptr @pointer(ptr %call, i64 <CALL_SCRATCH@8>)
-  %times = call ptr @pointer(ptr %call, i64 <CALL_TIMES@8>)
-  %ports = call ptr @pointer(ptr %call, i64 <CALL_PORTS@8>)
-  %deref = call i64 @field(ptr %call, i64 <CALL_DEREF@8>)
+  %steps = pointer %call, <CALL_STEPS@8>
+  %count = field %call, <CALL_COUNT@8>
+  %pool = pointer %call, <CALL_POOL@8>
+  %scratch = pointer %call, <CALL_SCRATCH@8>
+  %times = pointer %call, <CALL_TIMES@8>
+  %ports = pointer %call, <CALL_PORTS@8>
+  %deref = field %call, <CALL_DEREF@8>
   %objects = icmp ne i64 %deref, 0
-  %patches = call ptr @pointer(ptr %call, i64 <CALL_PATCHES@8>)
-  %npatches = call i64 @field(ptr %call, i64 <CALL_PATCH_COUNT@8>)
+  %patches = pointer %call, <CALL_PATCHES@8>
+  %npatches = field %call, <CALL_PATCH_COUNT@8>
   %timed = icmp ne ptr %times, null
   br label %patch
 patch:
@@ -178,14 +177,14 @@ patch:
 one:
   %kbyte = mul i64 %k, 24
   %patchp = getelementptr i8, ptr %patches, i64 %kbyte
-  %slot = call ptr @pointer(ptr %patchp, i64 <PATCH_SLOT@8>)
-  %port = call i64 @field(ptr %patchp, i64 <PATCH_PORT@8>)
-  %offset = call i64 @field(ptr %patchp, i64 <PATCH_OFFSET@8>)
+  %slot = pointer %patchp, <PATCH_SLOT@8>
+  %port = field %patchp, <PATCH_PORT@8>
+  %offset = field %patchp, <PATCH_OFFSET@8>
   %portbyte = shl i64 %port, 3
-  %raw = call ptr @pointer(ptr %ports, i64 %portbyte)
+  %raw = pointer %ports, %portbyte
   br i1 %objects, label %object, label %store
 object:
-  %inner = call ptr @pointer(ptr %raw, i64 %deref)
+  %inner = pointer %raw, %deref
   br label %store
 store:
   %data = phi ptr [%raw, %one], [%inner, %object]
@@ -197,7 +196,7 @@ head:
   %i = phi i64 [0, %patch], [%i1, %next]
   br i1 %timed, label %time, label %check
 time:
-  %now = call i64 @clock()
+  %now = clock
   %timep = getelementptr i64, ptr %times, i64 %i
   store i64 %now, ptr %timep
   br label %check
@@ -207,16 +206,16 @@ check:
 body:
   %ibyte = shl i64 %i, 6
   %step = getelementptr i8, ptr %steps, i64 %ibyte
-  %chunks = call i64 @field(ptr %step, i64 <STEP_CHUNKS@8>)
+  %chunks = field %step, <STEP_CHUNKS@8>
   %empty = icmp eq i64 %chunks, 0
   br i1 %empty, label %next, label %work
 work:"""
         + share
         + """
 serial:
-  %fn = call ptr @pointer(ptr %step, i64 <STEP_FN@8>)
-  %args = call ptr @pointer(ptr %step, i64 <STEP_ARGS@8>)
-  %trip = call i64 @field(ptr %step, i64 <STEP_TRIP@8>)
+  %fn = pointer %step, <STEP_FN@8>
+  %args = pointer %step, <STEP_ARGS@8>
+  %trip = field %step, <STEP_TRIP@8>
   call void %fn(ptr %args, i64 0, i64 %trip, ptr %scratch)
   br label %next
 next:
@@ -236,33 +235,36 @@ define internal i64 @chunks(ptr %pool, i64 %slot) nounwind {
 entry:
   %job = getelementptr i8, ptr %pool, i64 <POOL_JOB_BYTES>
   %limitp = getelementptr i8, ptr %job, i64 <JOB_LIMIT@8>
+  %parity = and i64 %slot, 1
+  %odd = icmp eq i64 %parity, 1
   br label %look
 look:
   %ran = phi i64 [0, %entry], [%ran, %lost], [%ran1, %won]
   %t = load atomic i64, ptr %pool acquire, align 8
-  %left = and i64 %t, 4294967295
-  %none = icmp eq i64 %left, 0
-  br i1 %none, label %exit, label %may
+  %open = open %t
+  br i1 %open, label %may, label %exit
 may:
   %limit = load atomic i64, ptr %limitp acquire, align 8
   %allowed = icmp slt i64 %slot, %limit
   br i1 %allowed, label %take, label %exit
 take:
-  %t1 = sub i64 %t, 1
+  %up = add i64 %t, 1
+  %down = sub i64 %t, 65536
+  %t1 = select i1 %odd, i64 %down, i64 %up
   %swap = cmpxchg ptr %pool, i64 %t, i64 %t1 seq_cst acquire, align 8
   %ok = extractvalue {i64, i1} %swap, 1
   br i1 %ok, label %won, label %lost
 lost:
   br label %look
 won:
-  %fn = call ptr @pointer(ptr %job, i64 <JOB_FN@8>)
-  %args = call ptr @pointer(ptr %job, i64 <JOB_ARGS@8>)
-  %trip = call i64 @field(ptr %job, i64 <JOB_TRIP@8>)
-  %chunk = call i64 @field(ptr %job, i64 <JOB_CHUNK@8>)
-  %chunks = call i64 @field(ptr %job, i64 <JOB_CHUNKS@8>)
-  %base = call ptr @pointer(ptr %job, i64 <JOB_SCRATCH@8>)
-  %stride = call i64 @field(ptr %job, i64 <JOB_STRIDE@8>)
-  %number = sub i64 %chunks, %left
+  %fn = pointer %job, <JOB_FN@8>
+  %args = pointer %job, <JOB_ARGS@8>
+  %trip = field %job, <JOB_TRIP@8>
+  %chunk = field %job, <JOB_CHUNK@8>
+  %base = pointer %job, <JOB_SCRATCH@8>
+  %stride = field %job, <JOB_STRIDE@8>
+  %back = sub i64 %open.hi, 1
+  %number = select i1 %odd, i64 %back, i64 %open.lo
   %begin = mul i64 %number, %chunk
   %full = add i64 %begin, %chunk
   %short = icmp slt i64 %full, %trip
@@ -299,13 +301,13 @@ refuse:
   ret i1 false
 fill:
   %job = getelementptr i8, ptr %pool, i64 <POOL_JOB_BYTES>
-  %fn = call ptr @pointer(ptr %step, i64 <STEP_FN@8>)
-  %args = call ptr @pointer(ptr %step, i64 <STEP_ARGS@8>)
-  %trip = call i64 @field(ptr %step, i64 <STEP_TRIP@8>)
-  %chunk = call i64 @field(ptr %step, i64 <STEP_CHUNK@8>)
-  %scratch = call ptr @pointer(ptr %call, i64 <CALL_SCRATCH@8>)
-  %stride = call i64 @field(ptr %call, i64 <CALL_STRIDE@8>)
-  %limit = call i64 @field(ptr %call, i64 <CALL_LIMIT@8>)
+  %fn = pointer %step, <STEP_FN@8>
+  %args = pointer %step, <STEP_ARGS@8>
+  %trip = field %step, <STEP_TRIP@8>
+  %chunk = field %step, <STEP_CHUNK@8>
+  %scratch = pointer %call, <CALL_SCRATCH@8>
+  %stride = field %call, <CALL_STRIDE@8>
+  %limit = field %call, <CALL_LIMIT@8>
   %p.fn = getelementptr i8, ptr %job, i64 <JOB_FN@8>
   store ptr %fn, ptr %p.fn
   %p.args = getelementptr i8, ptr %job, i64 <JOB_ARGS@8>
@@ -314,8 +316,6 @@ fill:
   store i64 %trip, ptr %p.trip
   %p.chunk = getelementptr i8, ptr %job, i64 <JOB_CHUNK@8>
   store i64 %chunk, ptr %p.chunk
-  %p.chunks = getelementptr i8, ptr %job, i64 <JOB_CHUNKS@8>
-  store i64 %chunks, ptr %p.chunks
   %p.scratch = getelementptr i8, ptr %job, i64 <JOB_SCRATCH@8>
   store ptr %scratch, ptr %p.scratch
   %p.stride = getelementptr i8, ptr %job, i64 <JOB_STRIDE@8>
@@ -329,7 +329,8 @@ fill:
   %epoch = lshr i64 %old, 32
   %epoch1 = add i64 %epoch, 1
   %high = shl i64 %epoch1, 32
-  %ticket = or i64 %high, %chunks
+  %hi = shl i64 %chunks, 16
+  %ticket = or i64 %high, %hi
   store atomic i64 %ticket, ptr %pool seq_cst, align 8
   %sleepers = getelementptr i8, ptr %pool, i64 <POOL_SLEEPERS_BYTES>
   %asleep = load atomic i32, ptr %sleepers seq_cst, align 4
@@ -360,7 +361,7 @@ wait:
   %spinp = getelementptr i8, ptr %pool, i64 <POOL_SPIN_BYTES>
   %spin = load i64, ptr %spinp
   %gap = lshr i64 %spin, 1
-  %t0 = call i64 @clock()
+  %t0 = clock
   br label %spinning
 spinning:
   %last = phi i64 [%t0, %wait], [%now, %pausing]
@@ -368,8 +369,8 @@ spinning:
   %zero = icmp eq i32 %p, 0
   br i1 %zero, label %finish, label %pausing
 pausing:
-  call void @pause()
-  %now = call i64 @clock()
+  pause
+  %now = clock
   %spent = sub i64 %now, %t0
   %late = icmp ugt i64 %spent, %spin
   %jump = sub i64 %now, %last
@@ -422,21 +423,20 @@ entry:
   br label %idle
 idle:
   %budget = phi i64 [%max, %entry], [%bigger, %paid], [%budget.w, %woke]
-  %t0 = call i64 @clock()
+  %t0 = clock
   br label %spinning
 spinning:
   %last = phi i64 [%t0, %idle], [%now, %more]
   %t = load atomic i64, ptr %pool acquire, align 8
-  %left = and i64 %t, 4294967295
-  %open = icmp ne i64 %left, 0
+  %open = open %t
   br i1 %open, label %may, label %pausing
 may:
   %limit = load atomic i64, ptr %limitp acquire, align 8
   %allowed = icmp slt i64 %slot, %limit
   br i1 %allowed, label %work, label %pausing
 pausing:
-  call void @pause()
-  %now = call i64 @clock()
+  pause
+  %now = clock
   %spent = sub i64 %now, %t0
   %late = icmp ugt i64 %spent, %budget
   %jump = sub i64 %now, %last
@@ -478,8 +478,7 @@ tired:
   br i1 %ending, label %exit, label %recheck
 recheck:
   %u = load atomic i64, ptr %pool seq_cst, align 8
-  %uleft = and i64 %u, 4294967295
-  %uopen = icmp ne i64 %uleft, 0
+  %uopen = open %u
   br i1 %uopen, label %recheck2, label %block
 recheck2:
   %ulimit = load atomic i64, ptr %limitp acquire, align 8

@@ -16,8 +16,8 @@ EXECUTOR = "executor"  # key of the executor's image in Program.kernels, and its
 
 OP_RUN, OP_WORKER, OP_CLOCK, OP_STOP = 0, 1, 2, 3
 
-# Step: one kernel launch. CHUNKS parts of CHUNK iterations (the last may be shorter); 1 means serial, and
-# 0 that there is nothing to do.
+# Step: one kernel launch. CHUNKS parts (below 65536) of CHUNK iterations, the last one perhaps shorter; 1 means
+# serial, 0 that there is nothing to do.
 STEP_FN, STEP_ARGS, STEP_TRIP, STEP_CHUNK, STEP_CHUNKS = range(5)
 STEP_FIELDS = 8
 
@@ -42,7 +42,7 @@ PATCH_SLOT, PATCH_PORT, PATCH_OFFSET = range(3)
 PATCH_FIELDS = 3
 
 # Pool: shared by all callers of a process; byte offsets, one cache line (128: prefetched in pairs) per writer.
-POOL_TICKET_BYTES = 0  # {epoch: high 32 | chunks not taken yet: low 32}
+POOL_TICKET_BYTES = 0  # {epoch: 32 | hi: 16 | lo: 16}: chunks lo..hi-1 are not taken yet
 POOL_JOB_BYTES = 128  # JOB fields below
 POOL_PENDING_BYTES = 256  # i32 futex: chunks not finished
 POOL_CALLER_SLEEPS_BYTES = 264  # i32
@@ -55,4 +55,4 @@ POOL_TRACE_BYTES = 1024  # one line of 64 bytes per participant: i64 chunks run,
 POOL_MAX_PARTICIPANTS = 256
 POOL_BYTES = POOL_TRACE_BYTES + 64 * POOL_MAX_PARTICIPANTS
 
-JOB_FN, JOB_ARGS, JOB_TRIP, JOB_CHUNK, JOB_CHUNKS, JOB_SCRATCH, JOB_STRIDE, JOB_LIMIT = range(8)
+JOB_FN, JOB_ARGS, JOB_TRIP, JOB_CHUNK, JOB_SCRATCH, JOB_STRIDE, JOB_LIMIT = range(7)
