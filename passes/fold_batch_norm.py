@@ -15,7 +15,6 @@ shared weight is never copied. Each ``check`` returns the reason why it does not
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -218,6 +217,7 @@ def check_linear(graph: Graph, node: Node) -> str | None:
 
 
 def _check_channels_out(linear: Node) -> str | None:
+    # Batch norm works on axis 1, which is the last axis of a matmul only when that has rank 2.
     if linear.op == "matmul" and linear.output.type.rank != 2:
         return "the channels are not the columns of the matmul"
     return None
@@ -271,12 +271,10 @@ def _replace(
     return None
 
 
-def _constant(
-    graph: Graph, before: Node, array: np.ndarray, like: Value, name: str, origin: Node | None
-) -> Value:
+def _constant(graph: Graph, before: Node, array: np.ndarray, like: Value, name: str, origin: Node | None) -> Value:
     """A new constant in the dtype of ``like``, named after what it replaces."""
     rounded = np.ascontiguousarray(array.astype(like.dtype.numpy))
     value = graph.constant(rounded, f"{name}_bn", before=before)
-    assert value.producer is not None and math.prod(rounded.shape) == array.size
+    assert value.producer is not None
     value.producer.source = origin.source if origin is not None else UNKNOWN
     return value

@@ -45,8 +45,10 @@ class LogEntry:
 
     def __str__(self) -> str:
         what = f"{self.pass_name}: {self.rule}" if self.fired else f"{self.pass_name}: not {self.rule}"
-        return f"{what} at {self.node}" + (f" [{self.where}]" if self.where else "") + (
-            f": {self.reason}" if self.reason else ""
+        return (
+            f"{what} at {self.node}"
+            + (f" [{self.where}]" if self.where else "")
+            + (f": {self.reason}" if self.reason else "")
         )
 
 

@@ -61,9 +61,7 @@ class ArenaPlan:
         return self.lower_bound / self.size if self.size else 1.0
 
 
-def plan(
-    lifetimes: Iterable[Lifetime], alignment: int = 64, *, unions: Iterable[Sequence[Hashable]] = ()
-) -> ArenaPlan:
+def plan(lifetimes: Iterable[Lifetime], alignment: int = 64, *, unions: Iterable[Sequence[Hashable]] = ()) -> ArenaPlan:
     """Assign offsets, multiples of ``alignment``; see the module's text for how.
 
     Args:

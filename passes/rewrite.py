@@ -184,5 +184,3 @@ def fit(b: GraphBuilder, value: Value, like: Value) -> Value | None:
     if value.dtype is not like.dtype:
         return None
     return value if value.shape == like.shape else b.expand(value, shape=like.shape)
-
-

@@ -128,15 +128,6 @@ def _move_splat(b: GraphBuilder, node: Node) -> Value | None:
     return x if node.output.shape == () else b.expand(x, shape=node.output.shape)
 
 
-@INDEX_RULES.add("f(expand(a), b) = f(a, b) where b has the full shape", "elementwise", _EXACT)
-def _expand_operand(b: GraphBuilder, node: Node) -> Value | None:
-    operands = [v.producer.inputs[0] if producer(v, "expand") else v for v in node.inputs]
-    if len(operands) < 2 or operands == node.inputs:
-        return None
-    (type_,) = registry.get(node.op).infer([v.type for v in operands], node.attrs)
-    return b.emit(node.op, operands, **node.attrs).output if type_.shape == node.output.shape else None
-
-
 # -- flip -------------------------------------------------------------------------------------------
 @INDEX_RULES.add("flip(x, no axes) = x", "flip", "exact; axes of extent 1 do not count")
 def _flip_nothing(b: GraphBuilder, node: Node) -> Value | None:
@@ -243,9 +234,7 @@ def _pad_twice(b: GraphBuilder, node: Node) -> Value | None:
         return None
     if repr(inner.attrs["value"]) != repr(node.attrs["value"]):  # repr tells 0.0 from -0.0
         return None
-    low, high = (
-        tuple(p + q for p, q in zip(inner.attrs[k], node.attrs[k], strict=True)) for k in ("low", "high")
-    )
+    low, high = (tuple(p + q for p, q in zip(inner.attrs[k], node.attrs[k], strict=True)) for k in ("low", "high"))
     return b.pad(inner.inputs[0], low=low, high=high, interior=inner.attrs["interior"], value=node.attrs["value"])
 
 

@@ -115,7 +115,7 @@ EXAMPLES = [
       [(2, 1, 4)]),
     E("slice(permute(x)) = permute(slice(x)) where everybody slices",
       lambda b, x: cut(b, b.permute(x, dims=(1, 0)), (1, 0), (3, 2), (1, 1)), "slice permute", [(2, 4)]),
-    E("f(expand(a), b) = f(a, b) where b has the full shape",
+    E("f(expand(x), y) = expand(f(x, y))",
       lambda b, x, y: b.sub(b.expand(x, shape=(2, 3)), y), "sub", [(3,), (2, 3)]),
     E("matmul(permute(a), b) = matmul(a, b, transpose_a)",
       lambda b, x, y: b.matmul(b.permute(x, dims=(1, 0)), b.permute(y, dims=(1, 0))), "matmul", [(5, 2), (3, 5)]),
