@@ -208,8 +208,10 @@ def _masked(input: Tensor, index: Any, items: list[Any]) -> Tensor:
         raise tracer.refuse_data("boolean-mask indexing (its result's shape)", "where(mask, x, 0), or a weighted sum")
     for axis, mask in enumerate(items):
         if _is_mask(mask) and len(items) == 1 and mask.shape != input.shape[: mask.dim()]:
-            raise IndexError(f"The shape of the mask {list(mask.shape)} at index {axis} does not match the shape of the "
-                             f"indexed tensor {list(input.shape)} at index {axis}")  # fmt: skip
+            raise IndexError(
+                f"The shape of the mask {list(mask.shape)} at index {axis} does not match the shape of the "
+                f"indexed tensor {list(input.shape)} at index {axis}"
+            )
     return dispatch.from_array(np.asarray(input._data[to_numpy_index(index)], order="C"))
 
 

@@ -24,8 +24,10 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         raise ShapeError("Padding length must be divisible by 2")
     rank = input.dim()
     if len(widths) // 2 > rank:
-        raise ShapeError(f"Padding length should be less than or equal to two times the input dimension but got padding "
-                         f"length {len(widths)} and input of dimension {rank}")  # fmt: skip
+        raise ShapeError(
+            f"Padding length should be less than or equal to two times the input dimension but got padding "
+            f"length {len(widths)} and input of dimension {rank}"
+        )
     pairs = {rank - 1 - i: (widths[2 * i], widths[2 * i + 1]) for i in range(len(widths) // 2)}
     if mode == "constant":
         return _constant(input, pairs, 0 if value is None else value)

@@ -273,8 +273,10 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
         if isinstance(extent, DimExpr) or isinstance(size, DimExpr):
             pieces = dims.floordiv(extent, size)
             if not isinstance(pieces, int) or pieces * size != extent:
-                raise ShapeError(f"split of the symbolic extent {extent} into pieces of {size}: the number of pieces is "
-                                 "not fixed; pass a list of sizes")  # fmt: skip
+                raise ShapeError(
+                    f"split of the symbolic extent {extent} into pieces of {size}: the number of pieces is "
+                    "not fixed; pass a list of sizes"
+                )
             sections: list[Extent] = [size] * pieces
         else:
             if size <= 0:

@@ -294,7 +294,8 @@ def trace(
         states: tensors outside the graph that it reads and may overwrite (parameters, buffers...);
             default: the parameters and buffers of ``fn`` if it is a Module. The default generator's state
             is always among them (name ``rng_state``, role ``rng``).
-        roles: state name to role (``"parameter"``, ``"buffer"``, ``"state"``, ``"scalar"``, ``"rng"``); default by kind.
+        roles: state name to role (``"parameter"``, ``"buffer"``, ``"state"``, ``"scalar"``, ``"rng"``);
+            default by kind.
 
     Raises:
         DataDependentError: control flow depends on data or on an undecidable symbolic size.

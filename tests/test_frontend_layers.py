@@ -40,12 +40,43 @@ def close(mine, ref, depth=256):
 
 
 ACTIVATIONS = [
-    ("ReLU",), ("ReLU", True), ("ReLU6",), ("ReLU6", True), ("LeakyReLU",), ("LeakyReLU", 0.2, True), ("ELU",), ("ELU", 0.7),
-    ("SELU",), ("GELU",), ("GELU", "tanh"), ("SiLU",), ("SiLU", True), ("Sigmoid",), ("Tanh",), ("Softplus",),
-    ("Softplus", 2.0, 3.0), ("Hardtanh",), ("Hardtanh", -2, 0.5), ("Hardswish",), ("Hardsigmoid",), ("Mish",), ("PReLU",),
-    ("PReLU", 3), ("LogSigmoid",), ("Softmax", 1), ("Softmax", -1), ("LogSoftmax", 1), ("LogSoftmax", 0), ("Identity",),
-    ("Flatten",), ("Flatten", 0, 2), ("Unflatten", 1, (3, 1)), ("Hardswish", True), ("ELU", 1.0, True), ("Mish", True),
-]  # fmt: skip
+    ("ReLU",),
+    ("ReLU", True),
+    ("ReLU6",),
+    ("ReLU6", True),
+    ("LeakyReLU",),
+    ("LeakyReLU", 0.2, True),
+    ("ELU",),
+    ("ELU", 0.7),
+    ("SELU",),
+    ("GELU",),
+    ("GELU", "tanh"),
+    ("SiLU",),
+    ("SiLU", True),
+    ("Sigmoid",),
+    ("Tanh",),
+    ("Softplus",),
+    ("Softplus", 2.0, 3.0),
+    ("Hardtanh",),
+    ("Hardtanh", -2, 0.5),
+    ("Hardswish",),
+    ("Hardsigmoid",),
+    ("Mish",),
+    ("PReLU",),
+    ("PReLU", 3),
+    ("LogSigmoid",),
+    ("Softmax", 1),
+    ("Softmax", -1),
+    ("LogSoftmax", 1),
+    ("LogSoftmax", 0),
+    ("Identity",),
+    ("Flatten",),
+    ("Flatten", 0, 2),
+    ("Unflatten", 1, (3, 1)),
+    ("Hardswish", True),
+    ("ELU", 1.0, True),
+    ("Mish", True),
+]
 
 
 @pytest.mark.parametrize("case", ACTIVATIONS, ids=str)
@@ -67,13 +98,21 @@ def test_activations(case, dtype):
 
 
 CONVS = [
-    dict(kernel_size=3), dict(kernel_size=3, padding=1), dict(kernel_size=(3, 2), stride=(2, 1), padding=(1, 0)),
-    dict(kernel_size=3, dilation=2, padding=2), dict(kernel_size=3, groups=2, padding=1, bias=False),
-    dict(kernel_size=1, stride=2), dict(kernel_size=3, padding="same"), dict(kernel_size=(4, 2), padding="same", dilation=(1, 3)),
-    dict(kernel_size=3, padding="valid"), dict(kernel_size=3, padding=1, padding_mode="reflect"),
-    dict(kernel_size=3, padding=(2, 1), padding_mode="replicate"), dict(kernel_size=3, padding=1, padding_mode="circular", stride=2),
-    dict(kernel_size=4, padding="same", padding_mode="circular"), dict(kernel_size=5, padding=2, groups=4),
-]  # fmt: skip
+    dict(kernel_size=3),
+    dict(kernel_size=3, padding=1),
+    dict(kernel_size=(3, 2), stride=(2, 1), padding=(1, 0)),
+    dict(kernel_size=3, dilation=2, padding=2),
+    dict(kernel_size=3, groups=2, padding=1, bias=False),
+    dict(kernel_size=1, stride=2),
+    dict(kernel_size=3, padding="same"),
+    dict(kernel_size=(4, 2), padding="same", dilation=(1, 3)),
+    dict(kernel_size=3, padding="valid"),
+    dict(kernel_size=3, padding=1, padding_mode="reflect"),
+    dict(kernel_size=3, padding=(2, 1), padding_mode="replicate"),
+    dict(kernel_size=3, padding=1, padding_mode="circular", stride=2),
+    dict(kernel_size=4, padding="same", padding_mode="circular"),
+    dict(kernel_size=5, padding=2, groups=4),
+]
 
 
 @pytest.mark.parametrize("options", CONVS, ids=str)
@@ -104,16 +143,23 @@ def test_conv2d_refusals():
 
 
 POOLS = [
-    ("MaxPool2d", dict(kernel_size=2)), ("MaxPool2d", dict(kernel_size=3, stride=2, padding=1)),
-    ("MaxPool2d", dict(kernel_size=(3, 2), stride=2, ceil_mode=True)), ("MaxPool2d", dict(kernel_size=2, dilation=2, stride=1)),
-    ("MaxPool2d", dict(kernel_size=3, stride=2, padding=1, return_indices=True)), ("AvgPool2d", dict(kernel_size=2)),
-    ("AvgPool2d", dict(kernel_size=3, stride=2, padding=1)), ("AvgPool2d", dict(kernel_size=3, stride=2, padding=1, ceil_mode=True)),
+    ("MaxPool2d", dict(kernel_size=2)),
+    ("MaxPool2d", dict(kernel_size=3, stride=2, padding=1)),
+    ("MaxPool2d", dict(kernel_size=(3, 2), stride=2, ceil_mode=True)),
+    ("MaxPool2d", dict(kernel_size=2, dilation=2, stride=1)),
+    ("MaxPool2d", dict(kernel_size=3, stride=2, padding=1, return_indices=True)),
+    ("AvgPool2d", dict(kernel_size=2)),
+    ("AvgPool2d", dict(kernel_size=3, stride=2, padding=1)),
+    ("AvgPool2d", dict(kernel_size=3, stride=2, padding=1, ceil_mode=True)),
     ("AvgPool2d", dict(kernel_size=(2, 3), stride=1, padding=1, count_include_pad=False)),
-    ("AvgPool2d", dict(kernel_size=3, divisor_override=5)), ("AdaptiveAvgPool2d", dict(output_size=1)),
-    ("AdaptiveAvgPool2d", dict(output_size=(3, 5))), ("AdaptiveAvgPool2d", dict(output_size=(None, 4))),
-    ("AdaptiveAvgPool2d", dict(output_size=(4, None))), ("AdaptiveAvgPool2d", dict(output_size=(9, 2))),
+    ("AvgPool2d", dict(kernel_size=3, divisor_override=5)),
+    ("AdaptiveAvgPool2d", dict(output_size=1)),
+    ("AdaptiveAvgPool2d", dict(output_size=(3, 5))),
+    ("AdaptiveAvgPool2d", dict(output_size=(None, 4))),
+    ("AdaptiveAvgPool2d", dict(output_size=(4, None))),
+    ("AdaptiveAvgPool2d", dict(output_size=(9, 2))),
     ("AdaptiveAvgPool2d", dict(output_size=12)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("name,options", POOLS, ids=str)

@@ -50,38 +50,39 @@ def test_names_and_repr_equal_pytorchs():
     assert [n for n, _ in mine.named_parameters()] == [n for n, _ in ref.named_parameters()]
     assert [n for n, _ in mine.named_children()] == [n for n, _ in ref.named_children()]
     for make in (
-        lambda l, t: l.ParameterList([l.Parameter(t.zeros(2, 3)), l.Parameter(t.zeros(1))]),
-        lambda l, t: l.ParameterDict({"a": l.Parameter(t.zeros(2))}),
-        lambda l, t: l.Sequential(), lambda l, t: l.ModuleList(),
-    ):  # fmt: skip
+        lambda lib, t: lib.ParameterList([lib.Parameter(t.zeros(2, 3)), lib.Parameter(t.zeros(1))]),
+        lambda lib, t: lib.ParameterDict({"a": lib.Parameter(t.zeros(2))}),
+        lambda lib, t: lib.Sequential(),
+        lambda lib, t: lib.ModuleList(),
+    ):
         assert repr(make(nn, ig)) == repr(make(torch.nn, torch))
 
 
 ERRORS = [
-    lambda l, t: setattr(l.Linear(2, 2), "weight", t.zeros(2)),
-    lambda l, t: setattr(l.Sequential(l.ReLU()), "0", 3),
-    lambda l, t: setattr(l.BatchNorm1d(2), "running_mean", 3),
-    lambda l, t: l.Linear(2, 2).register_buffer("weight", t.zeros(1)),
-    lambda l, t: l.Module().register_buffer("a.b", t.zeros(1)),
-    lambda l, t: l.Module().register_buffer("", t.zeros(1)),
-    lambda l, t: l.Module().register_buffer("x", 3),
-    lambda l, t: l.Module().register_parameter("x", t.zeros(1)),
-    lambda l, t: l.Module().add_module("x", 3),
-    lambda l, t: l.Module().add_module(3, l.ReLU()),
-    lambda l, t: l.Module().add_module("a.b", l.ReLU()),
-    lambda l, t: l.Sequential(("fc", l.ReLU())),
-    lambda l, t: l.Linear(2, 2).fc2,
-    lambda l, t: l.Module()(t.zeros(1)),
-    lambda l, t: l.Linear(2, 2).train("yes"),
-    lambda l, t: l.Linear(2, 2).get_submodule("x.y"),
-    lambda l, t: l.Sequential(l.ReLU())[3],
-    lambda l, t: l.ModuleList([l.ReLU()])(t.zeros(1)),
-    lambda l, t: l.Linear(2, 2).load_state_dict({"weight": t.zeros(2, 3)}),
-    lambda l, t: l.Linear(2, 2).load_state_dict({"weight": t.zeros(2, 2), "bias": 3, "x.y": t.zeros(1)}),
-    lambda l, t: l.Sequential(l.Linear(2, 2)).load_state_dict({"0.weight": t.zeros(2, 2), "fc.bias": t.zeros(2)}),
-    lambda l, t: l.Linear(2, 2).load_state_dict("file.pt"),
-    lambda l, t: l.Linear(2, 2, bias=False).load_state_dict({"weight": t.zeros(3)}, strict=False),
-]  # fmt: skip
+    lambda lib, t: setattr(lib.Linear(2, 2), "weight", t.zeros(2)),
+    lambda lib, t: setattr(lib.Sequential(lib.ReLU()), "0", 3),
+    lambda lib, t: setattr(lib.BatchNorm1d(2), "running_mean", 3),
+    lambda lib, t: lib.Linear(2, 2).register_buffer("weight", t.zeros(1)),
+    lambda lib, t: lib.Module().register_buffer("a.b", t.zeros(1)),
+    lambda lib, t: lib.Module().register_buffer("", t.zeros(1)),
+    lambda lib, t: lib.Module().register_buffer("x", 3),
+    lambda lib, t: lib.Module().register_parameter("x", t.zeros(1)),
+    lambda lib, t: lib.Module().add_module("x", 3),
+    lambda lib, t: lib.Module().add_module(3, lib.ReLU()),
+    lambda lib, t: lib.Module().add_module("a.b", lib.ReLU()),
+    lambda lib, t: lib.Sequential(("fc", lib.ReLU())),
+    lambda lib, t: lib.Linear(2, 2).fc2,
+    lambda lib, t: lib.Module()(t.zeros(1)),
+    lambda lib, t: lib.Linear(2, 2).train("yes"),
+    lambda lib, t: lib.Linear(2, 2).get_submodule("x.y"),
+    lambda lib, t: lib.Sequential(lib.ReLU())[3],
+    lambda lib, t: lib.ModuleList([lib.ReLU()])(t.zeros(1)),
+    lambda lib, t: lib.Linear(2, 2).load_state_dict({"weight": t.zeros(2, 3)}),
+    lambda lib, t: lib.Linear(2, 2).load_state_dict({"weight": t.zeros(2, 2), "bias": 3, "x.y": t.zeros(1)}),
+    lambda lib, t: lib.Sequential(lib.Linear(2, 2)).load_state_dict({"0.weight": t.zeros(2, 2), "fc.bias": t.zeros(2)}),
+    lambda lib, t: lib.Linear(2, 2).load_state_dict("file.pt"),
+    lambda lib, t: lib.Linear(2, 2, bias=False).load_state_dict({"weight": t.zeros(3)}, strict=False),
+]
 
 
 @pytest.mark.parity
@@ -196,7 +197,7 @@ def test_extra_state_and_state_hooks():
     m[0].n = 9
     m.load_state_dict(state)
     assert m[0].n == 4
-    with pytest.raises(RuntimeError, match='Unexpected key.*"_extra_state"'):
+    with pytest.raises(RuntimeError, match=r'Unexpected key.*"_extra_state"'):
         nn.Linear(1, 1).load_state_dict({**m[1].state_dict(), "_extra_state": 1})
 
     def strip(module, state, prefix, *rest):

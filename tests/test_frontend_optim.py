@@ -71,8 +71,12 @@ def test_the_same_rule_traced_as_a_compiled_step_would(options):
             for k, v in state.items():
                 entries[k]._assign(v)
 
-    t = trace(step, [InputSpec(s, float64) for s in SHAPES], states={**states, **scalars},
-              roles={**dict.fromkeys(states, "state"), **dict.fromkeys(scalars, "scalar")})  # fmt: skip
+    t = trace(
+        step,
+        [InputSpec(s, float64) for s in SHAPES],
+        states={**states, **scalars},
+        roles={**dict.fromkeys(states, "state"), **dict.fromkeys(scalars, "scalar")},
+    )
     assert all(t.graph.roles[len(SHAPES) + list(t.states).index(k)] == "scalar" for k in scalars)
     for grads in gradients:
         outs = interpret(t.graph, [*grads, *(s._data for s in t.states.values())])
@@ -118,15 +122,20 @@ def test_groups_closure_zero_grad_and_checkpoint():
 def test_errors_equal_pytorchs():
     torch = pytest.importorskip("torch")
     cases = [
-        lambda o, t: o.SGD(t.zeros(2)), lambda o, t: o.SGD([]), lambda o, t: o.SGD([3]), lambda o, t: o.SGD([t.zeros(1)], lr=-1),
-        lambda o, t: o.SGD([t.zeros(1)], momentum=-1.0), lambda o, t: o.SGD([t.zeros(1)], weight_decay=-1.0),
-        lambda o, t: o.SGD([t.zeros(1)], nesterov=True), lambda o, t: o.SGD([t.zeros(1)]).add_param_group([]),
+        lambda o, t: o.SGD(t.zeros(2)),
+        lambda o, t: o.SGD([]),
+        lambda o, t: o.SGD([3]),
+        lambda o, t: o.SGD([t.zeros(1)], lr=-1),
+        lambda o, t: o.SGD([t.zeros(1)], momentum=-1.0),
+        lambda o, t: o.SGD([t.zeros(1)], weight_decay=-1.0),
+        lambda o, t: o.SGD([t.zeros(1)], nesterov=True),
+        lambda o, t: o.SGD([t.zeros(1)]).add_param_group([]),
         lambda o, t: o.SGD([t.zeros(1)]).add_param_group({"params": {t.zeros(1)}}),
         lambda o, t: (lambda p: o.SGD([p]).add_param_group({"params": p}))(t.zeros(1)),
         lambda o, t: o.SGD([t.zeros(1)]).load_state_dict({"state": {}, "param_groups": []}),
         lambda o, t: o.SGD([t.zeros(1)]).load_state_dict({"state": {}, "param_groups": [{"params": [0, 1]}]}),
         lambda o, t: o.Optimizer([t.zeros(1)], {}).step(),
-    ]  # fmt: skip
+    ]
     for case in cases:
         with pytest.raises(Exception) as ref:
             case(torch.optim, torch)

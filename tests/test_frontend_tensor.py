@@ -60,9 +60,30 @@ def test_operators(a, op, other):
 
 
 UNARY = [
-    "exp", "expm1", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tanh", "erf", "sigmoid", "abs", "neg", "sign",
-    "floor", "ceil", "round", "trunc", "square", "isnan", "isinf", "isfinite", "logical_not",
-]  # fmt: skip
+    "exp",
+    "expm1",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "sin",
+    "cos",
+    "tanh",
+    "erf",
+    "sigmoid",
+    "abs",
+    "neg",
+    "sign",
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "square",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "logical_not",
+]
 
 
 @pytest.mark.parametrize("name", UNARY)
@@ -74,18 +95,38 @@ def test_unary(name, dtype):
 
 
 REDUCTIONS = [
-    lambda t, x: x.sum(), lambda t, x: x.sum(1), lambda t, x: x.sum((0, -1), keepdim=True), lambda t, x: x.sum(dim=1),
-    lambda t, x: x.amax((0, 2)), lambda t, x: x.amin(-1), lambda t, x: x.max(), lambda t, x: x.min(),
-    lambda t, x: x.max(1), lambda t, x: x.min(2, keepdim=True), lambda t, x: t.max(x, x * 2),
-    lambda t, x: x.argmax(), lambda t, x: x.argmax(1), lambda t, x: x.argmin(-1, keepdim=True), lambda t, x: x.prod(1),
-    lambda t, x: x.any(), lambda t, x: x.all(1), lambda t, x: x.sum(dtype=t.float64),
-]  # fmt: skip
+    lambda t, x: x.sum(),
+    lambda t, x: x.sum(1),
+    lambda t, x: x.sum((0, -1), keepdim=True),
+    lambda t, x: x.sum(dim=1),
+    lambda t, x: x.amax((0, 2)),
+    lambda t, x: x.amin(-1),
+    lambda t, x: x.max(),
+    lambda t, x: x.min(),
+    lambda t, x: x.max(1),
+    lambda t, x: x.min(2, keepdim=True),
+    lambda t, x: t.max(x, x * 2),
+    lambda t, x: x.argmax(),
+    lambda t, x: x.argmax(1),
+    lambda t, x: x.argmin(-1, keepdim=True),
+    lambda t, x: x.prod(1),
+    lambda t, x: x.any(),
+    lambda t, x: x.all(1),
+    lambda t, x: x.sum(dtype=t.float64),
+]
 FLOAT_REDUCTIONS = [
-    lambda t, x: x.mean(), lambda t, x: x.mean((1, 2)), lambda t, x: x.var(), lambda t, x: x.var(1, unbiased=False),
-    lambda t, x: x.std((0, 2), keepdim=True), lambda t, x: x.var(dim=0, correction=0), lambda t, x: x.norm(),
-    lambda t, x: x.norm(p=1, dim=1), lambda t, x: x.norm(3.0, -1), lambda t, x: x.softmax(-1),
+    lambda t, x: x.mean(),
+    lambda t, x: x.mean((1, 2)),
+    lambda t, x: x.var(),
+    lambda t, x: x.var(1, unbiased=False),
+    lambda t, x: x.std((0, 2), keepdim=True),
+    lambda t, x: x.var(dim=0, correction=0),
+    lambda t, x: x.norm(),
+    lambda t, x: x.norm(p=1, dim=1),
+    lambda t, x: x.norm(3.0, -1),
+    lambda t, x: x.softmax(-1),
     lambda t, x: t.log_softmax(x, 1),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int64", "uint8", "bool"])
@@ -106,18 +147,40 @@ def test_float_reductions(f):
 
 
 SHAPES = [
-    lambda t, x: x.view(6, -1), lambda t, x: x.reshape(-1), lambda t, x: x.reshape((4, 3, 2)), lambda t, x: x.permute(2, 0, 1),
-    lambda t, x: x.transpose(0, -1), lambda t, x: x.flatten(1), lambda t, x: t.flatten(x, 0, 1), lambda t, x: x.unsqueeze(-1),
-    lambda t, x: x.unsqueeze(1).squeeze(), lambda t, x: x[:, :1].squeeze(1), lambda t, x: x[:1].expand(5, -1, 4),
-    lambda t, x: x[0].t(), lambda t, x: x.flip(0, 2), lambda t, x: x.repeat(2, 1, 3), lambda t, x: x.chunk(2, 1),
-    lambda t, x: x.split(2, 2), lambda t, x: x.split([1, 2], 1), lambda t, x: t.cat([x, x + 1], 1),
-    lambda t, x: t.stack([x, x], -1), lambda t, x: x.unflatten(2, (2, -1)), lambda t, x: x.narrow(1, 1, 2),
-    lambda t, x: x.movedim(0, 2), lambda t, x: x.unbind(1), lambda t, x: t.cat([x, x.long()]), lambda t, x: x.mT,
+    lambda t, x: x.view(6, -1),
+    lambda t, x: x.reshape(-1),
+    lambda t, x: x.reshape((4, 3, 2)),
+    lambda t, x: x.permute(2, 0, 1),
+    lambda t, x: x.transpose(0, -1),
+    lambda t, x: x.flatten(1),
+    lambda t, x: t.flatten(x, 0, 1),
+    lambda t, x: x.unsqueeze(-1),
+    lambda t, x: x.unsqueeze(1).squeeze(),
+    lambda t, x: x[:, :1].squeeze(1),
+    lambda t, x: x[:1].expand(5, -1, 4),
+    lambda t, x: x[0].t(),
+    lambda t, x: x.flip(0, 2),
+    lambda t, x: x.repeat(2, 1, 3),
+    lambda t, x: x.chunk(2, 1),
+    lambda t, x: x.split(2, 2),
+    lambda t, x: x.split([1, 2], 1),
+    lambda t, x: t.cat([x, x + 1], 1),
+    lambda t, x: t.stack([x, x], -1),
+    lambda t, x: x.unflatten(2, (2, -1)),
+    lambda t, x: x.narrow(1, 1, 2),
+    lambda t, x: x.movedim(0, 2),
+    lambda t, x: x.unbind(1),
+    lambda t, x: t.cat([x, x.long()]),
+    lambda t, x: x.mT,
     lambda t, x: x.unsqueeze(0).permute(0, 2, 3, 1).contiguous().view(-1, 2),
-    lambda t, x: t.where(x > 0, x, 0.0), lambda t, x: x.clamp(min=0), lambda t, x: x.clamp(-1, 1.5), lambda t, x: x.clamp(max=x.mean()),
-    lambda t, x: x.masked_fill(x > 1, -1e9), lambda t, x: x.gather(1, x.argmax(1, keepdim=True)),
+    lambda t, x: t.where(x > 0, x, 0.0),
+    lambda t, x: x.clamp(min=0),
+    lambda t, x: x.clamp(-1, 1.5),
+    lambda t, x: x.clamp(max=x.mean()),
+    lambda t, x: x.masked_fill(x > 1, -1e9),
+    lambda t, x: x.gather(1, x.argmax(1, keepdim=True)),
     lambda t, x: x.index_select(2, t.tensor([3, 0, 0])),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("f", SHAPES)
@@ -127,13 +190,29 @@ def test_shapes(f):
 
 
 INDICES = [
-    lambda t: 1, lambda t: -1, lambda t: (0, slice(1, 3)), lambda t: (slice(None), -2), lambda t: (Ellipsis, 0),
-    lambda t: (None, slice(None), 1, None), lambda t: slice(None, None, 2), lambda t: (slice(None), slice(1, None, 2), 1),
-    lambda t: slice(3, 1), lambda t: slice(-3, 100), lambda t: t.tensor([1, 0, -1]), lambda t: (slice(None), t.tensor([[1, 0], [2, -2]])),
-    lambda t: (t.tensor([0, 1]), t.tensor([2, 0])), lambda t: (t.tensor([0, 1]), slice(None), t.tensor([2, 0])),
-    lambda t: (slice(None), t.tensor([0, 1]), t.tensor([[2], [0]])), lambda t: [1, 0], lambda t: (Ellipsis, t.tensor([1])),
-    lambda t: t.tensor(1), lambda t: (Ellipsis, None), lambda t: (), lambda t: (1, 2, 3), lambda t: Ellipsis,
-]  # fmt: skip
+    lambda t: 1,
+    lambda t: -1,
+    lambda t: (0, slice(1, 3)),
+    lambda t: (slice(None), -2),
+    lambda t: (Ellipsis, 0),
+    lambda t: (None, slice(None), 1, None),
+    lambda t: slice(None, None, 2),
+    lambda t: (slice(None), slice(1, None, 2), 1),
+    lambda t: slice(3, 1),
+    lambda t: slice(-3, 100),
+    lambda t: t.tensor([1, 0, -1]),
+    lambda t: (slice(None), t.tensor([[1, 0], [2, -2]])),
+    lambda t: (t.tensor([0, 1]), t.tensor([2, 0])),
+    lambda t: (t.tensor([0, 1]), slice(None), t.tensor([2, 0])),
+    lambda t: (slice(None), t.tensor([0, 1]), t.tensor([[2], [0]])),
+    lambda t: [1, 0],
+    lambda t: (Ellipsis, t.tensor([1])),
+    lambda t: t.tensor(1),
+    lambda t: (Ellipsis, None),
+    lambda t: (),
+    lambda t: (1, 2, 3),
+    lambda t: Ellipsis,
+]
 
 
 @pytest.mark.parametrize("f", INDICES)
@@ -165,7 +244,7 @@ def test_views_share_memory_and_in_place():
         v = t.view(3, 4)
         v += 1
         t[0].mul_(2)
-        t.t().add_(1, alpha=3) if t is tx else t.t().add_(1, alpha=3)
+        t.t().add_(1, alpha=3)
         t.clamp_(min=0).sqrt_()
     same(x, tx)
     with pytest.raises(RuntimeError, match="view size is not compatible"):
@@ -178,8 +257,16 @@ def test_views_share_memory_and_in_place():
         ig.zeros(1).expand(3).add_(1)
 
 
-MATRICES = [((3, 4), (4, 5)), ((4,), (4,)), ((4,), (4, 5)), ((3, 4), (4,)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 2)),
-            ((2, 3, 4), (4,)), ((4,), (2, 4, 5))]  # fmt: skip
+MATRICES = [
+    ((3, 4), (4, 5)),
+    ((4,), (4,)),
+    ((4,), (4, 5)),
+    ((3, 4), (4,)),
+    ((2, 3, 4), (4, 5)),
+    ((2, 1, 3, 4), (5, 4, 2)),
+    ((2, 3, 4), (4,)),
+    ((4,), (2, 4, 5)),
+]
 
 
 @pytest.mark.parametrize("shapes", MATRICES)
@@ -264,7 +351,7 @@ def test_scalars_devices_flags():
     assert (ig.tensor([1, 2]) == None) is False  # noqa: E711
     with pytest.raises(RuntimeError, match="ambiguous"):
         bool(ig.tensor([1, 2]))
-    assert not ig.is_grad_enabled() if False else ig.is_grad_enabled()
+    assert ig.is_grad_enabled()
     assert ig.no_grad(ig.is_grad_enabled)() is False
 
     @ig.no_grad()
@@ -276,10 +363,25 @@ def test_scalars_devices_flags():
 
 @pytest.mark.parametrize(
     "data",
-    [[54.0, 15.0, 2.94], [[1.0, 2], [3, 4]], [1, 20, 300], [True, False], 3.5, 7, [1e-8, 1.0], [1e9], [1e5, 1.5],
-     [float("nan"), 1.0], [float("inf"), -2.0], [[[1.0], [2.0]], [[3.0], [4.0]]], [], [0.0, 0.0], list(range(40)),
-     [x / 7 for x in range(30)]],
-)  # fmt: skip
+    [
+        [54.0, 15.0, 2.94],
+        [[1.0, 2], [3, 4]],
+        [1, 20, 300],
+        [True, False],
+        3.5,
+        7,
+        [1e-8, 1.0],
+        [1e9],
+        [1e5, 1.5],
+        [float("nan"), 1.0],
+        [float("inf"), -2.0],
+        [[[1.0], [2.0]], [[3.0], [4.0]]],
+        [],
+        [0.0, 0.0],
+        list(range(40)),
+        [x / 7 for x in range(30)],
+    ],
+)
 def test_printing(data):
     assert repr(ig.tensor(data)) == repr(torch.tensor(data))
 

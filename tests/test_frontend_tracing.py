@@ -38,9 +38,14 @@ class LeNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5), nn.ReLU(), nn.AvgPool2d(2),
-        )  # fmt: skip
+            nn.Conv2d(1, 6, 5, padding=2),
+            nn.BatchNorm2d(6),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        )
         self.fc = nn.Linear(400, 10)
 
     def forward(self, x):
@@ -90,8 +95,9 @@ def test_training_updates_statistics_and_random_state():
     eager = model(ig.from_numpy(x))
     np.testing.assert_allclose(out, eager.detach().numpy(), rtol=1e-6)
     assert set(updates) == {
-        "rng_state", *(f"{m}.{k}" for m in ("bn", "own") for k in ("running_mean", "running_var", "num_batches_tracked"))
-    }  # fmt: skip
+        "rng_state",
+        *(f"{m}.{k}" for m in ("bn", "own") for k in ("running_mean", "running_var", "num_batches_tracked")),
+    }
     for name, value in updates.items():
         np.testing.assert_allclose(value, t.states[name]._data, rtol=1e-6, err_msg=name)
 
@@ -365,13 +371,20 @@ def test_shape_errors_name_the_place():
     "layer,shape",
     [
         (nn.Conv2d(3, 4, 3, padding=2, padding_mode="reflect"), (3, 9, 8)),
-        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), (3, 9, 8)), (nn.AdaptiveAvgPool2d((4, 3)), (3, 9, 8)),
-        (nn.AdaptiveAvgPool2d(1), (3, 9, 8)), (nn.LayerNorm(5), (3, 5)), (nn.PReLU(3), (3, 5)), (nn.LogSigmoid(), (4,)),
-        (nn.Softmax(-1), (4,)), (nn.Sequential(nn.Flatten(), nn.Linear(15, 2)), (3, 5)), (nn.SELU(), (3,)),
-        (nn.Unflatten(1, (3, -1)), (6,)), (nn.Hardtanh(-0.5, 0.5), (6,)),
+        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), (3, 9, 8)),
+        (nn.AdaptiveAvgPool2d((4, 3)), (3, 9, 8)),
+        (nn.AdaptiveAvgPool2d(1), (3, 9, 8)),
+        (nn.LayerNorm(5), (3, 5)),
+        (nn.PReLU(3), (3, 5)),
+        (nn.LogSigmoid(), (4,)),
+        (nn.Softmax(-1), (4,)),
+        (nn.Sequential(nn.Flatten(), nn.Linear(15, 2)), (3, 5)),
+        (nn.SELU(), (3,)),
+        (nn.Unflatten(1, (3, -1)), (6,)),
+        (nn.Hardtanh(-0.5, 0.5), (6,)),
     ],
     ids=lambda v: type(v).__name__,
-)  # fmt: skip
+)
 def test_layers_on_a_symbolic_batch(layer, shape):
     t = trace(layer, (InputSpec((N, *shape)),))
     for batch in (1, 3):

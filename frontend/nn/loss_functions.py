@@ -17,10 +17,7 @@ _sum = reduce.sum  # the public functions have PyTorch's legacy argument ``reduc
 def reduction_of(size_average: Any, reduce_: Any, reduction: str) -> str:
     """``reduction``, unless the legacy arguments are given; ValueError for unknown words."""
     if size_average is not None or reduce_ is not None:
-        if reduce_ is False:
-            reduction = "none"
-        else:
-            reduction = "sum" if size_average is False else "mean"
+        reduction = "none" if reduce_ is False else "sum" if size_average is False else "mean"
         warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
                       stacklevel=3)  # fmt: skip
     if reduction not in ("none", "mean", "sum"):
@@ -103,8 +100,10 @@ def _negative_log_likelihood(
         factor = counted
     else:
         if weight._extents != (logp._extents[1],):
-            raise ShapeError("weight tensor should be defined either for all "
-                             f"{classes} classes or no classes but got weight tensor of shape: {list(weight.shape)}")  # fmt: skip
+            raise ShapeError(
+                "weight tensor should be defined either for all "
+                f"{classes} classes or no classes but got weight tensor of shape: {list(weight.shape)}"
+            )
         rows = dispatch.apply("index_select", dispatch.cast(weight, logp.dtype), shaping.reshape(index, -1), axis=0)
         factor = elementwise.mul(shaping.reshape(rows, *target._extents), counted)
     # where, not a product: an ignored infinite loss must not become NaN.

@@ -209,8 +209,10 @@ def _load_one(key: str, target: Tensor, value: Any) -> str | None:
         with grad_mode.no_grad():
             target.copy_(value)
     except Exception as error:
-        return (f'While copying the parameter named "{key}", whose dimensions in the model are {target.size()} and '
-                f"whose dimensions in the checkpoint are {value.size()}, an exception occurred : {error.args}.")  # fmt: skip
+        return (
+            f'While copying the parameter named "{key}", whose dimensions in the model are {target.size()} and '
+            f"whose dimensions in the checkpoint are {value.size()}, an exception occurred : {error.args}."
+        )
     return None
 
 

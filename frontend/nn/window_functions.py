@@ -51,8 +51,10 @@ def conv2d(
                            f"({dispatch.type_word(weight.dtype)}) should be the same")  # fmt: skip
     channels = x._extents[1]
     if weight.dim() != 4 or channels != weight._extents[1] * groups:
-        raise ShapeError(f"Given groups={groups}, weight of size {list(weight.shape)}, expected input{list(x.shape)} to "
-                         f"have {weight._extents[1] * groups} channels, but got {channels} channels instead")  # fmt: skip
+        raise ShapeError(
+            f"Given groups={groups}, weight of size {list(weight.shape)}, expected input{list(x.shape)} to "
+            f"have {weight._extents[1] * groups} channels, but got {channels} channels instead"
+        )
     if padding == "same":
         if any(s != 1 for s in steps):
             raise RuntimeError("padding='same' is not supported for strided convolutions")
@@ -145,8 +147,10 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
             if size == count:
                 continue
             if isinstance(size, DimExpr) or isinstance(count, DimExpr):
-                raise UnsupportedError(f"{user_place()}: adaptive_avg_pool2d from the symbolic extent {size} to {count}: "
-                                       "windows are only fixed for output size 1; declare the extent as a number")  # fmt: skip
+                raise UnsupportedError(
+                    f"{user_place()}: adaptive_avg_pool2d from the symbolic extent {size} to {count}: "
+                    "windows are only fixed for output size 1; declare the extent as a number"
+                )
             matrix = dispatch.from_array(_averaging(size, count, x.dtype.numpy))
             out = linalg.matmul(matrix, out) if axis == 2 else linalg.linear(out, matrix)
     return shaping.squeeze(out, 0) if added else out

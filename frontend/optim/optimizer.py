@@ -95,7 +95,7 @@ class Optimizer:
                         param.grad.zero_()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group; options it lacks come from the defaults. Raises for sets, non-tensors and repeated parameters."""
+        """Adds a group; options it lacks come from the defaults. Sets and repeated parameters are errors."""
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         params = param_group["params"]
