@@ -87,8 +87,9 @@ class RewritePass(Pass):
             ctx.fired(rule.equation, node)
             for fresh in built:
                 push(fresh)
+            readers = list(node.output.users)  # not all of new's: it may be one that thousands read
             graph.replace_uses(node.output, new)
-            for user in new.users:
+            for user in readers:
                 push(user)
             for operand in remove_dead(graph, node):
                 for out in operand.outputs:  # rules that ask for a single use may hold now
@@ -148,7 +149,7 @@ def producer(value: Value, op: str) -> Node | None:
 
 def single_use(graph: Graph, value: Value) -> bool:
     """Whether exactly one operand in the graph reads ``value`` and it is no result."""
-    return sum(value.users.values()) == 1 and not graph.is_output(value)
+    return len(value.users) == 1 and next(iter(value.users.values())) == 1 and not graph.is_output(value)
 
 
 def splat(value: Value) -> float | int | bool | None:

@@ -298,6 +298,16 @@ def test_long_chains_take_linear_time() -> None:
     assert long < 3.0 and long < 40 * max(short, 0.02)
 
 
+def test_a_value_that_thousands_read_takes_linear_time() -> None:
+    def make(b: Any, x: Any) -> Any:
+        return b.concat(*(b.neg(b.mul(x, 1.0)) for _ in range(3000)), axis=0)
+
+    graph = build(make, (1,))
+    start = time.process_time()
+    assert Simplify().run(graph, PassContext()) == 3000
+    assert time.process_time() - start < 3.0
+
+
 def test_rules_that_undo_each_other_raise() -> None:
     rules = RuleSet()
     rules.add("exp = log", "exp", "never")(lambda b, node: b.log(node.inputs[0]))
