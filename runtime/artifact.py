@@ -62,7 +62,7 @@ class LoadedProgram(Program):
         with self._lock:
             while self._blocks:
                 content, digest = self._blocks[-1]
-                if hashlib.sha256(content).hexdigest() != digest:
+                if hashlib.sha256(content.data).hexdigest() != digest:
                     number = len(self._blocks) - 1
                     raise ArtifactError(f"{self.path}: weight block {number} is damaged (checksum differs)")
                 self._blocks.pop()
@@ -216,7 +216,7 @@ def _block_bytes(block: list[int], constants: list[np.ndarray]) -> int:
 def _pieces(block: list[int], constants: list[np.ndarray]) -> Iterator[memoryview | bytes]:
     for i in block:
         content = np.ascontiguousarray(constants[i]).reshape(-1).view(np.uint8)
-        yield memoryview(content)
+        yield content.data
         yield bytes(-len(content) % 64)
 
 
@@ -231,8 +231,8 @@ def _attach_constants(program: LoadedProgram, plan: dict[str, Any], data: np.nda
     """Views of the mapped weights in place of the constants; places follow from the sizes, as in ``save``."""
     shapes = [(dtype_from_name(name), [encoding.decode_extent(e, {}, "constant") for e in shape])
               for name, shape in plan["constants"]]  # fmt: skip
-    if any(e < 0 for _, shape in shapes for e in shape):  # type: ignore[operator]
-        raise ValueError("negative extent of a constant")
+    if any(not isinstance(e, int) or e < 0 for _, shape in shapes for e in shape):
+        raise ValueError("negative or symbolic extent of a constant")
     sizes = [product(shape) * dtype.itemsize for dtype, shape in shapes]
     found: dict[int, np.ndarray] = {}
     for block in plan["blocks"]:

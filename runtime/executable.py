@@ -66,14 +66,14 @@ class Executable:
         for extent in _extents(program):
             if not self.signature.knows(extent):
                 raise VerifyError(f"program {program.name!r}: extent {extent} does not follow from the input shapes")
-        program.constants[:] = [memory.aligned_copy(c) for c in program.constants]
+        program.constants[:] = memory.aligned(program.constants)
         self._code = CodeMap(program.kernels)
         self._native = NativeFunction(self._code.address(abi.EXECUTOR))
         self._template = Template(program, self.threads if SUPPORTED else 1, self._code.address)
         self._pool_address = POOL.address if SUPPORTED and self.threads > 1 else 0
         self._workers = self.threads - 1 if self._pool_address and program.steps else 0
         self._dtypes = [port.type.dtype.numpy for port in program.inputs]
-        self._output_dtypes = [port.type.dtype.numpy for port in program.outputs]
+        self._address = id if memory.DATA_OFFSET else memory.address_of  # what CALL_PORTS holds
         self._updates = [(i, port.updates) for i, port in enumerate(program.outputs) if port.updates >= 0]
         self._updated = frozenset(source for _, source in self._updates)
         self._bindings: dict[Sequence[Shape], Binding] = {}
@@ -137,7 +137,7 @@ class Executable:
 
     def output_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Shapes of the outputs for these input shapes; InputError if they do not fit."""
-        return list(self._bind(tuple(tuple(s) for s in shapes)).output_shapes)
+        return [shape for shape, _ in self._bind(tuple(tuple(s) for s in shapes)).output_specs]
 
     def _take_context(self) -> Context:
         first_use = self._first_use
@@ -161,8 +161,7 @@ class Executable:
         return binding
 
     def _launch(self, frame: Frame, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
-        ports, i = frame.ports, 0
-        address = id if memory.DATA_OFFSET else memory.address_of
+        ports, address, i = frame.ports, self._address, 0
         for a in inputs:
             ports[i] = address(a)
             i += 1
@@ -211,15 +210,15 @@ class Executable:
             raise InputError(f"inputs {a!r} and {b!r} share memory, and one of them is updated in place")
 
     def _new_outputs(self, frame: Frame, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        shapes, dtypes = frame.binding.output_shapes, self._output_dtypes
+        specs = frame.binding.output_specs
         if not self._updates:
-            return [np.empty(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+            return [np.empty(shape, dtype) for shape, dtype in specs]
         ports = self.program.outputs
         for i, source in self._updates:
-            self._check_update_shape(ports[i], shapes[i], inputs[source])
+            self._check_update_shape(ports[i], specs[i][0], inputs[source])
         return [
-            inputs[port.updates] if port.updates >= 0 else np.empty(shape, dtype)
-            for port, shape, dtype in zip(ports, shapes, dtypes, strict=True)
+            inputs[port.updates] if port.updates >= 0 else np.empty(*spec)
+            for port, spec in zip(ports, specs, strict=True)
         ]
 
     @staticmethod
@@ -230,21 +229,22 @@ class Executable:
     def _check_outputs(
         self, frame: Frame, inputs: list[np.ndarray], outputs: Sequence[np.ndarray | None]
     ) -> list[np.ndarray]:
-        ports, shapes = self.program.outputs, frame.binding.output_shapes
+        ports, specs = self.program.outputs, frame.binding.output_specs
         if len(outputs) != len(ports):
             raise InputError(f"{self.program.name!r} has {len(ports)} outputs, got {len(outputs)}")
         results: list[np.ndarray] = []
         for i, given in enumerate(outputs):
+            shape, dtype = specs[i]
             if (
                 type(given) is np.ndarray
-                and given.dtype is self._output_dtypes[i]
-                and given.shape == shapes[i]
+                and given.dtype is dtype
+                and given.shape == shape
                 and ports[i].updates < 0
                 and given.flags.num & _WRITABLE == _WRITABLE
             ):
                 results.append(given)
             else:
-                results.append(self._other_output(ports[i], shapes[i], inputs, given))
+                results.append(self._other_output(ports[i], shape, inputs, given))
         fresh = [i for i, port in enumerate(ports) if port.updates < 0] if self._updates else range(len(ports))
         everything = [*inputs, *[results[i] for i in fresh]]
         clash = _overlap(everything, range(len(inputs), len(everything)))

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import mmap
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -40,13 +41,21 @@ def allocate(nbytes: int, alignment: int = 64) -> np.ndarray:
     return raw[start : start + nbytes]
 
 
-def aligned_copy(array: np.ndarray, alignment: int = 64) -> np.ndarray:
-    """``array`` itself if it is C-contiguous at a multiple of ``alignment``, else such a copy."""
-    if array.flags.c_contiguous and address_of(array) % alignment == 0:
-        return array
-    copy = allocate(array.nbytes, alignment).view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
+def aligned(arrays: Sequence[np.ndarray], alignment: int = 64) -> list[np.ndarray]:
+    """``arrays`` with those that are not C-contiguous at a multiple of ``alignment`` copied into one such block."""
+    moved = [not a.flags.c_contiguous or (a.size > 0 and address_of(a) % alignment != 0) for a in arrays]
+    rounded = [-(-a.nbytes // alignment) * alignment for a in arrays]
+    block = allocate(sum(n for n, move in zip(rounded, moved, strict=True) if move), alignment)
+    result, at = [], 0
+    for array, move, size in zip(arrays, moved, rounded, strict=True):
+        if move:
+            copy = block[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+            copy[...] = array
+            result.append(copy)
+            at += size
+        else:
+            result.append(array)
+    return result
 
 
 def _data_offset() -> int:
@@ -59,7 +68,7 @@ def _data_offset() -> int:
         return 0
     offset = object.__basicsize__
     base = np.arange(24, dtype=np.float64)
-    samples = [
+    samples: list[np.ndarray] = [
         base, base[3:], base[::2], base.reshape(2, 3, 4)[1, :, ::-1], np.zeros((), np.int8), np.zeros((0, 3)),
         base.view(np.recarray), np.broadcast_to(base[:1], (5,)), np.zeros(3, "S7"),
     ]  # fmt: skip

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Pool:
         self._block = memory.allocate(abi.POOL_BYTES, 4096)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._block))
         self.address = memory.address_of(self._block)
-        self._native: object = None
+        self._native: Any = None
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._closed = False
@@ -67,6 +68,7 @@ class Pool:
                 try:
                     thread.start()
                 except RuntimeError:  # no more threads to be had: callers do the work themselves
+                    self._closed = True
                     return
                 self._threads.append(thread)
                 self.size += 1
@@ -92,7 +94,7 @@ class Pool:
         with self._lock:
             self._closed = True
             if self._native is not None:
-                self._native(self.address, abi.OP_STOP, 0)  # type: ignore[operator]
+                self._native(self.address, abi.OP_STOP, 0)
             deadline = time.monotonic() + timeout
             for thread in self._threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
@@ -101,17 +103,18 @@ class Pool:
         """Starts over in a forked child, which inherits the memory but no threads."""
         self._lock = threading.Lock()
         self._threads = []
+        self._closed = False
         self.size = 0
         spin = int(self._word(abi.POOL_SPIN_BYTES, np.int64)[0])
         self._block[:] = 0
         self._word(abi.POOL_SPIN_BYTES, np.int64)[0] = spin
 
 
-def clock_rate(native: object, seconds: float) -> float:
+def clock_rate(native: Any, seconds: float) -> float:
     """Ticks per second of the executor's clock, measured for ``seconds``."""
-    started, first = time.perf_counter(), native(0, abi.OP_CLOCK, 0)  # type: ignore[operator]
+    started, first = time.perf_counter(), native(0, abi.OP_CLOCK, 0)
     while True:
-        now, ticks = time.perf_counter(), native(0, abi.OP_CLOCK, 0)  # type: ignore[operator]
+        now, ticks = time.perf_counter(), native(0, abi.OP_CLOCK, 0)
         if now - started >= seconds:
             return max(1.0, (ticks - first) / (now - started))
 

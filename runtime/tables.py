@@ -110,8 +110,9 @@ class Binding:
         self.template = template
         try:
             self.args, self.steps, self.dynamic = template.static or template._evaluate(env)
-            self.output_shapes: list[Shape] = [
-                tuple(evaluate(e, env) for e in port.type.shape) for port in template.program.outputs
+            self.output_specs: list[tuple[Shape, np.dtype]] = [
+                (tuple(evaluate(e, env) for e in port.type.shape), port.type.dtype.numpy)
+                for port in template.program.outputs
             ]
         except (ZeroDivisionError, OverflowError) as error:
             raise InputError(f"extents of {template.program.name!r} for {dict(env)}: {error}") from None

@@ -11,7 +11,7 @@ from ingot.codegen.executor_ir import executor_ir
 from ingot.codegen.host import host_target
 from ingot.ir import abi
 from ingot.ir.dims import Dim, Extent
-from ingot.ir.dtypes import DType, float32, float64, int64
+from ingot.ir.dtypes import DType, float32, int64
 from ingot.ir.plan import BufferRef, KernelImage, Port, Program, Step
 from ingot.ir.types import TensorType
 
@@ -167,5 +167,3 @@ def counter_program(size: int, grain: int = 1) -> Program:
         {"count": COUNT},
     )  # fmt: skip
 
-
-__all__ = ["counter_program", "expected_rowsum", "float64", "image", "loop_ir", "port", "program", "scale_rowsum"]

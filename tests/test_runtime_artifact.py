@@ -269,7 +269,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "kernel entry": (lambda p: p["kernels"][0].__setitem__(3, 1 << 20), "entry"),
     "kernel twice": (lambda p: p["kernels"].append(p["kernels"][0]), "bad kernel record"),
     "constant shape": (lambda p: p["constants"].__setitem__(1, ["float32", [1 << 40]]), "outside the file"),
-    "constant negative": (lambda p: p["constants"].__setitem__(1, ["float32", [-4]]), "negative extent"),
+    "constant negative": (lambda p: p["constants"].__setitem__(1, ["float32", [-4]]), "negative or symbolic"),
     "block size": (lambda p: p["blocks"][1].update(bytes=64), "another size"),
     "block index": (lambda p: p["blocks"][0].update(constants=[7]), "constant 7"),
     "block twice": (lambda p: p["blocks"][1].update(constants=[0]), "constant 0"),

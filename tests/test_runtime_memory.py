@@ -34,14 +34,17 @@ def test_more_than_there_is() -> None:
         memory.allocate(1 << 60)
 
 
-def test_aligned_copy() -> None:
+def test_aligned() -> None:
     block = memory.allocate(4096).view(np.float32)
-    same = block[16:32].reshape(4, 4)
-    assert memory.aligned_copy(same) is same
-    for other in (block[1:9], block[:64:2], same.T, np.float32(3).reshape(()), np.zeros((0, 3), np.int8)):
-        copy = memory.aligned_copy(other)
-        assert copy.dtype == other.dtype and copy.shape == other.shape and (copy == other).all()
+    block[:] = np.arange(1024)
+    fine = block[16:32].reshape(4, 4)
+    arrays = [fine, block[1:9], block[:64:2], fine.T, np.float32(3).reshape(()), np.zeros((0, 3), np.int8), fine]
+    found = memory.aligned(arrays)
+    assert found[0] is fine and found[6] is fine
+    for array, copy in zip(arrays, found, strict=True):
+        assert copy.dtype == array.dtype and copy.shape == array.shape and (copy == array).all()
         assert copy.flags.c_contiguous and (memory.address_of(copy) % 64 == 0 or not copy.size)
+    assert memory.aligned([]) == []
 
 
 def test_addresses_agree_with_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
