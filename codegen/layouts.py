@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from ..ir.dims import product
-from ..ir.graph import Node, Value
+from ..ir.graph import Node
 from ..ir.kernels import LayoutChoice
 from ..ir.layout import DENSE, Layout
 from ..ir.target import Target
 from . import schedule as scheduling
 from .contraction import compute
+from .lower.contraction_gradients import MOST_PHASES, axis_phases, transpose_halo
 from .schedule import Problem, upper
 
 Pairs = Sequence[tuple[int, int]]
@@ -104,6 +106,72 @@ def _dense(node: Node, target: Target, flops: float) -> LayoutChoice:
     return LayoutChoice(layouts, (DENSE,), flops * waste / rate, "all dense")
 
 
+def _conv_transpose(node: Node, target: Target) -> list[LayoutChoice]:
+    x, w = node.inputs
+    y, groups = node.output, node.attrs["groups"]
+    lanes = target.lanes(compute(y.dtype))
+    shape = [upper(e) for e in w.shape]
+    per_group, channels = shape[0] // groups, shape[1]
+    parts = axis_phases(node.attrs, y.shape[2:], shape[2:])
+    count = prod(len(p) for p in parts)
+    taps = prod(shape[2:]) / prod(node.attrs["stride"])
+    choices = []
+    if lanes > 1 and count <= MOST_PHASES and all(len(p) == 1 for p in parts[:-2]):
+        frame = tuple(transpose_halo(e, p) for e, p in zip(x.shape[2:], parts, strict=True))
+        halo = _frame(x.type.rank, frame)
+        given, out = Layout(blocks=((1, lanes),), halo=halo), Layout(blocks=((1, lanes),))
+        rows = (parts[-2][0].count if len(parts) > 1 else 1, parts[-1][0].count)
+        repeat = upper(y.shape[0]) * upper(product(y.shape[2:-2])) * count
+        order = (1, 0, *range(2, len(shape)))
+        if channels == 1 and shape[0] == groups and groups > 1:
+            p = Problem(y.dtype, rows, shape[0], max(1, round(taps)), 1, repeat, 1, vector_a=True)
+            cost, _ = _seconds(target, p)
+            packed = Layout(blocks=((0, lanes),))
+            choices.append(LayoutChoice((given, packed), (out,), cost * repeat, "depthwise: channels along the lanes"))
+        elif groups == 1 or (per_group % lanes == 0 and channels % lanes == 0):
+            fixed = None if groups == 1 else max(d for d in (4, 3, 2, 1) if (channels // lanes) % d == 0)
+            k = max(1, round(per_group * taps))
+            p = Problem(y.dtype, rows, channels, k, lanes, repeat * groups, fixed, parts=count)
+            cost, nb = _seconds(target, p)
+            packed = Layout(order=order, blocks=((0, lanes), (1, lanes * nb)))
+            why = f"{count} phase(s), weights in panels of {nb} vectors"
+            choices.append(LayoutChoice((given, packed), (out,), cost * repeat * groups, why))
+    choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * per_group * prod(shape[2:])))
+    return choices
+
+
+def _conv_weight_grad(node: Node, target: Target) -> list[LayoutChoice]:
+    x, dy = node.inputs
+    y, groups = node.output, node.attrs["groups"]
+    lanes = target.lanes(compute(y.dtype))
+    shape = [upper(e) for e in y.shape]
+    per_group, channels = shape[0] // groups, shape[1]
+    k = upper(dy.shape[0]) * upper(product(dy.shape[2:]))
+    halo = _frame(x.type.rank, node.attrs["padding"])
+    grad = Layout(blocks=((1, lanes),))
+    choices = []
+    if lanes > 1 and channels == 1 and shape[0] == groups and groups > 1:
+        given, repeat = Layout(blocks=((1, lanes),), halo=halo), prod(shape[2:-2])
+        p = Problem(y.dtype, (shape[-2] if len(shape) > 3 else 1, shape[-1]), shape[0], k, 4, repeat, 1, vector_a=True)
+        cost, _ = _seconds(target, p)
+        choices.append(
+            LayoutChoice((given, grad), (Layout(blocks=((0, lanes),)),), cost * repeat, "depthwise: channels along the lanes")
+        )
+    elif lanes > 1 and (groups == 1 or (per_group % lanes == 0 and channels % lanes == 0)):
+        dense_x = channels < lanes and groups == 1
+        rows = (channels, shape[-1]) if dense_x else (min(channels, lanes), 1)
+        repeat = prod(shape[2:-1]) if dense_x else prod(shape[2:]) * -(-channels // lanes) * groups
+        fixed = None if groups == 1 else max(d for d in (4, 3, 2, 1) if (per_group // lanes) % d == 0)
+        cost, nb = _seconds(target, Problem(y.dtype, rows, per_group, k, 8, repeat, fixed))
+        given = Layout(halo=halo) if dense_x else Layout(blocks=((1, lanes),), halo=halo)
+        packed = Layout(blocks=((0, lanes * nb),) if dense_x else ((1, lanes), (0, lanes * nb)))
+        choices.append(LayoutChoice((given, grad), (packed,), cost * repeat, f"result in panels of {nb} vectors"))
+    # Dense gradients are read lane by lane.
+    dense = _dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k)
+    choices.append(LayoutChoice(dense.inputs, dense.outputs, dense.cost * 2, dense.reason))
+    return choices
+
+
 # -- matmul ---------------------------------------------------------------------------------------------
 def _matmul(node: Node, target: Target) -> list[LayoutChoice]:
     a, b = node.inputs
@@ -129,9 +197,4 @@ def _matmul(node: Node, target: Target) -> list[LayoutChoice]:
     return choices
 
 
-_RULES = {"conv": _conv, "matmul": _matmul}
-
-
-def is_packable(value: Value) -> bool:
-    """Whether packing costs nothing at run time: constants are packed by the compiler."""
-    return value.is_constant
+_RULES = {"conv": _conv, "conv_transpose": _conv_transpose, "conv_weight_grad": _conv_weight_grad, "matmul": _matmul}

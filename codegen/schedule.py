@@ -137,7 +137,7 @@ def step_lines(rows: int, nb: int) -> int:
 def choose(target: Target, p: Problem) -> ContractionSchedule:
     """The cheapest schedule for ``p`` by the rule above."""
     lanes = target.lanes(p.dtype)
-    vectors = -(-upper(p.n) // lanes)
+    vectors = max(1, -(-upper(p.n) // lanes))
     registers = _registers(target)
     best: tuple[float, tuple[int, int], int] | None = None
     for nb in (p.nb,) if p.nb else range(1, min(8, vectors) + 1):
@@ -163,6 +163,7 @@ def choose(target: Target, p: Problem) -> ContractionSchedule:
     ):
         unroll *= 2
     order, chunk, why = _loops(target, p, tile, nb, lanes, cost)
+    cost = max(cost, 1.0)
     ideal = upper(p.m[0]) * upper(p.m[1]) * vectors * p.k / target.fma_ports
     reason = f"{rows_text(tile)} sums fill {tile[0] * tile[1] * nb} of {registers} registers, est. {100 * ideal / cost:.0f}% of FMA peak"
     if variants > 1:
@@ -186,7 +187,8 @@ def _tiles(m: tuple[Extent, Extent], most: int) -> list[tuple[int, int]]:
     def sizes(extent: Extent, limit: int) -> list[int]:
         if not isinstance(extent, int):
             return [limit] if limit <= 4 else [limit, limit - 1, limit // 2]
-        out = {-(-extent // -(-extent // t)) for t in range(1, min(limit, max(extent, 1)) + 1)}
+        extent = max(extent, 1)
+        out = {-(-extent // -(-extent // t)) for t in range(1, min(limit, extent) + 1)}
         return sorted(out, reverse=True) or [1]
 
     found: list[tuple[int, int]] = []
@@ -216,7 +218,7 @@ def _loops(
 ) -> tuple[tuple[str, ...], int, str]:
     seconds = cycles / (target.clock_ghz * 1e9)  # of one repetition, all panels
     tiles = max(1, upper(tile_count(splits(p.m[0], tile[0]))))
-    panels = -(-upper(p.n) // (lanes * nb))
+    panels = max(1, -(-upper(p.n) // (lanes * nb)))
     per_tile = seconds / (tiles * panels)
     chunk = max(1, round(ITERATION_SECONDS / max(per_tile, 1e-9)))
     # Keep some iterations for threads as long as each is worth something.

@@ -5,18 +5,23 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ingot.codegen.assemble import assemble
 from ingot.codegen.host import host_target
+from ingot.codegen.layouts import layout_choices
 from ingot.codegen.llvm_emit import emit
 from ingot.codegen.lower.contraction import lower_contraction
 from ingot.codegen.lower.kernel import LoweredKernel
 from ingot.codegen.packing import pack, unpack
 from ingot.ir.dims import evaluate
+from ingot.ir.dtypes import tolerance
 from ingot.ir.graph import Node, Value
+from ingot.ir.interpreter import eval_node
+from ingot.ir.kernels import LayoutChoice
 from ingot.ir.target import Target
 
 GUARD = 4096
@@ -80,10 +85,7 @@ def execute(
         if v in arrays:
             packed = pack(arrays[v], v.type.layout)
             if v.dtype.kind == "f" and not v.is_constant:
-                real = pack(np.ones(shape, np.int8), v.type.layout)
-                inside = pack(np.ones(shape, np.int8), v.type.layout)
                 packed = np.where(_padding(shape, v.type.layout), np.array(np.nan, packed.dtype), packed)
-                del real, inside
             typed[:] = packed.reshape(-1)
         elif v.dtype.kind == "f":
             typed[:] = np.nan
@@ -119,14 +121,56 @@ def execute(
 def _padding(shape: Sequence[int], layout: Any) -> np.ndarray:
     """Physical mask of the channel padding (not of the halo, which is zero)."""
     halo_real = np.pad(np.ones(shape, np.int8), layout.halo or [(0, 0)] * len(shape), constant_values=1)
-    from dataclasses import replace
-
     return pack(halo_real, replace(layout, halo=())) == 0
 
 
 def _halo(shape: Sequence[int], layout: Any) -> np.ndarray:
     """Physical mask of the halo elements of real channels."""
-    from dataclasses import replace
-
     inside = np.pad(np.full(shape, 1, np.int8), layout.halo or [(0, 0)] * len(shape), constant_values=2)
     return pack(inside, replace(layout, halo=())) == 2
+
+
+def random_arrays(node: Node, rng: np.random.Generator, env: Mapping[str, int] | None = None) -> dict[Value, np.ndarray]:
+    """Random contents for a node's operands: small numbers for integers."""
+    out = {}
+    for v in node.inputs:
+        shape = [evaluate(e, env or {}) for e in v.shape]
+        if v.dtype.kind == "f":
+            out[v] = rng.standard_normal(shape).astype(v.dtype.numpy)
+        elif v.dtype.kind == "b":
+            out[v] = rng.integers(0, 2, shape).astype(bool)
+        else:
+            out[v] = rng.integers(-3 if v.dtype.kind == "i" else 0, 4, shape).astype(v.dtype.numpy)
+    return out
+
+
+def set_layouts(node: Node, choice: LayoutChoice) -> None:
+    for v, layout in zip([*node.inputs, *node.outputs], [*choice.inputs, *choice.outputs], strict=True):
+        v.type = v.type.with_layout(layout)
+
+
+def execute_layouts(
+    node: Node,
+    target: Target,
+    rng: np.random.Generator,
+    env: Mapping[str, int] | None = None,
+    choices: Sequence[LayoutChoice | None] | None = None,
+    note: str = "",
+) -> None:
+    """Runs ``node`` in each layout choice (None: as it stands) and compares with the reference in float64."""
+    arrays = random_arrays(node, rng, env)
+    floating = [a.astype(np.float64) if v.dtype.kind == "f" else a for v, a in arrays.items()]
+    wanted = eval_node(node, floating, env or {}, float64=True)
+    for choice in layout_choices(node, target) if choices is None else choices:
+        if choice is not None:
+            set_layouts(node, choice)
+        got = run_kernel(node, arrays, target, env)
+        where = f"{note} {target.name} {node.op} {dict(node.attrs)} {[str(v.type) for v in (*node.inputs, *node.outputs)]}"
+        for v, actual, expected in zip(node.outputs, got, wanted, strict=True):
+            if v.dtype.kind != "f":
+                np.testing.assert_array_equal(actual, expected, err_msg=where)
+                continue
+            rtol, _ = tolerance(v.dtype, 64)
+            scale = float(np.abs(expected).max()) if expected.size else 1.0
+            error = float(np.abs(actual.astype(np.float64) - expected).max()) if expected.size else 0.0
+            assert error <= rtol * max(scale, 1.0), f"{where}: error {error} for values up to {scale}"
