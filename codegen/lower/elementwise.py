@@ -88,7 +88,9 @@ def lower(node: Node, target: Target) -> LoweredKernel:
         schedule=f"elementwise, {len(pieces)} piece(s): {pieces[0].nest.describe()}",
         flops=weight * elements,
         bytes=total,
-        inplace=_inplace(view, pieces),
+        inplace=inplace_operands(view, pieces[0].reads.leaves, [r for _, r in pieces[0].stores], len(pieces[0].shape))
+        if len(pieces) == 1
+        else {},
     )
 
 
@@ -175,7 +177,7 @@ def _emit(b: LoopBuilder, extents: Extents, buffers: Buffers, piece: Piece, star
         scope = base.scope()
         results = [(buffers.targets[r], p, scope.value(v, p)) for p in positions for v, r in piece.stores]
         for access, p, value in results:
-            _store(access, _shifted(extents, piece, access, p), p, value)
+            store_lanes(access, _shifted(extents, piece, access, p), value)
 
     def clear(pos: Position) -> None:
         for _, r in piece.stores:
@@ -196,12 +198,12 @@ def _shifted(extents: Extents, piece: Piece, access: Access, pos: Position) -> P
     return pos.at(coords)
 
 
-def _store(access: Access, where: Position, pos: Position, value: Any) -> None:
+def store_lanes(access: Access, where: Position, value: Any) -> None:
     """Store; lanes in a block's padding become zero, in results that have such padding."""
     b = access.builder
-    if pos.mask is not None and _covers_padding(access, where):
+    if where.mask is not None and _covers_padding(access, where):
         zero = zero_of(b, value.dtype, value.lanes)
-        access.store(Position(where.coords, where.lanes), b.select(pos.mask, value, zero))
+        access.store(Position(where.coords, where.lanes), b.select(where.mask, value, zero))
     else:
         access.store(where, value)
 
@@ -232,26 +234,22 @@ def _clear(access: Access, pos: Position) -> None:
             cond = inside if cond is None else b.op("and", cond, inside)
     zero = zero_of(b, access.type.dtype, pos.lanes)
     if cond is None:
-        _store(access, pos, pos, zero)
+        store_lanes(access, pos, zero)
     else:
-        b.when(cond, lambda: _store(access, pos, pos, zero))
+        b.when(cond, lambda: store_lanes(access, pos, zero))
 
 
-def _inplace(view: View, pieces: Sequence[Piece]) -> dict[int, int]:
+def inplace_operands(view: View, leaves: Sequence[Leaf], results: Sequence[Value], rank: int) -> dict[int, int]:
     """Results that may take an operand's memory: same type and layout, every read at the index being written."""
-    if len(pieces) != 1:
-        return {}
-    (piece,) = pieces
     operands: dict[Value, bool] = {}
-    identity = [{a: 1} for a in range(len(piece.shape))]
-    for leaf in piece.reads.leaves:
+    identity = [{a: 1} for a in range(rank)]
+    for leaf in leaves:
         if leaf.value in view.stored:
             outer = view.stored[leaf.value]
-            same = leaf.exact and leaf.rows == identity
-            operands[outer] = operands.get(outer, True) and same
+            operands[outer] = operands.get(outer, True) and leaf.exact and leaf.rows == identity
     out: dict[int, int] = {}
     taken: set[Value] = set()
-    for _, result in piece.stores:
+    for result in results:
         for operand, fine in operands.items():
             free = fine and operand not in taken and operand in view.node.inputs
             if free and operand.type == result.type and not operand.is_constant:
@@ -259,4 +257,3 @@ def _inplace(view: View, pieces: Sequence[Piece]) -> dict[int, int]:
                 taken.add(operand)
                 break
     return out
-

@@ -92,17 +92,20 @@ def lanes_for(dtypes_used: Sequence[DType], target: Target) -> int:
     return max(1, target.vector_bytes // size)
 
 
-def merge_axes(shape: Sequence[Extent], accesses: Sequence[Strides], pinned: set[int]) -> list[Group]:
+def merge_axes(
+    shape: Sequence[Extent], accesses: Sequence[Strides], pinned: set[int], classes: Sequence[int] | None = None
+) -> list[Group]:
     """The fewest loops over ``shape``: neighbouring axes merge where every access walks them as one.
 
-    Axes of extent 1 have no loop unless they are pinned.
+    Axes of extent 1 have no loop unless they are pinned; axes of different ``classes`` stay apart.
     """
     groups: list[Group] = []
     for axis, extent in enumerate(shape):
         if extent == 1 and axis not in pinned:
             continue
-        if groups and axis not in pinned and groups[-1].axis not in pinned:
-            last = groups[-1]
+        last = groups[-1] if groups else None
+        alike = last is not None and (classes is None or classes[last.axis] == classes[axis])
+        if last is not None and alike and axis not in pinned and last.axis not in pinned:
             if all(_continues(s.get(last.axis, 0), s.get(axis, 0), extent) for s in accesses):
                 groups[-1] = Group((*last.axes, axis), last.extent * extent)
                 continue
