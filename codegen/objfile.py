@@ -95,21 +95,23 @@ class _Object:
     def link(self, entry: str) -> tuple[bytes, int]:
         image, bases = self._place()
         symbol_address = self._symbol_addresses(bases)
+        table = _X86_64 if self.machine == EM_X86_64 else _AARCH64
         for kind, relocations in self._relocations(bases, symbol_address):
-            table = _X86_64 if self.machine == EM_X86_64 else _AARCH64
+            where = f"internal error: relocation type {kind} against {self._names(relocations.symbol)}"
             if kind not in table:
-                names = ", ".join(sorted({self.symbol_name(int(s)) for s in relocations.symbol}))
-                raise LinkError(f"internal error: relocation type {kind} against {names} cannot be linked statically")
+                raise LinkError(f"{where} cannot be linked statically")
             try:
                 table[kind](image, relocations)
             except OverflowError as error:
-                names = ", ".join(sorted({self.symbol_name(int(s)) for s in relocations.symbol}))
-                raise LinkError(f"internal error: relocation type {kind} against {names}: {error}") from None
-        for index in np.flatnonzero((self.symbols["info"] & 15 == 2) & (symbol_address >= 0)):
+                raise LinkError(f"{where}: {error}") from None
+        functions = np.flatnonzero((self.symbols["info"] & 15 == 2) & (symbol_address >= 0))
+        for index in functions:
             if self.symbol_name(int(index)) == entry:
                 return image.tobytes(), int(symbol_address[index])
-        defined = sorted(self.symbol_name(int(i)) for i in np.flatnonzero(self.symbols["info"] & 15 == 2))
-        raise LinkError(f"entry function {entry!r} is not defined; functions: {', '.join(defined) or 'none'}")
+        raise LinkError(f"entry function {entry!r} is not defined; functions: {self._names(functions) or 'none'}")
+
+    def _names(self, symbols: np.ndarray) -> str:
+        return ", ".join(sorted({self.symbol_name(int(i)) for i in symbols}))
 
     def _place(self) -> tuple[np.ndarray, dict[int, int]]:
         """Image with the contents of all loaded sections, and the offset at which each one lies."""
@@ -119,7 +121,8 @@ class _Object:
             if not flags & _SHF_ALLOC or not size or name.startswith(".eh_frame"):
                 continue  # unwind tables: nothing unwinds through kernels
             if flags & (_SHF_WRITE | _SHF_TLS):
-                raise LinkError(f"internal error: writable data {', '.join(self._symbols_in(i)) or name} in {name}")
+                named = np.flatnonzero((self.symbols["shndx"] == i) & (self.symbols["info"] & 15 != 3))
+                raise LinkError(f"internal error: writable data {self._names(named) or name} in {name}")
             order.append(i)
         order.sort(key=lambda i: not int(self.sections[i]["flags"]) & _SHF_EXEC)  # stable: code first
         bases, end, data_seen = {}, 0, False
@@ -141,10 +144,6 @@ class _Object:
                 image[base : base + size] = np.frombuffer(self.data, np.uint8, size, int(section["offset"]))
         return image, bases
 
-    def _symbols_in(self, section: int) -> list[str]:
-        found = np.flatnonzero((self.symbols["shndx"] == section) & (self.symbols["info"] & 15 != 3))
-        return [self.symbol_name(int(i)) for i in found]
-
     def _symbol_addresses(self, bases: dict[int, int]) -> np.ndarray:
         """Image offset of every symbol, -1 for those outside the image."""
         base_of = np.full(len(self.sections), -1, np.int64)
@@ -152,15 +151,12 @@ class _Object:
         shndx = self.symbols["shndx"].astype(np.int64)
         undefined = np.flatnonzero((shndx == _SHN_UNDEF) & (self.symbols["name"] != 0))
         if len(undefined):
-            names = ", ".join(sorted(self.symbol_name(int(i)) for i in undefined))
-            raise LinkError(f"internal error: kernel code must import nothing, but refers to {names}")
+            raise LinkError(f"internal error: kernel code must import nothing, but refers to {self._names(undefined)}")
         inside = (shndx != _SHN_UNDEF) & (shndx < _SHN_LORESERVE)
         base = np.where(inside, base_of[np.where(inside, shndx, 0)], -1)
         return np.where(base >= 0, base + self.symbols["value"].astype(np.int64), -1)
 
-    def _relocations(
-        self, bases: dict[int, int], symbol_address: np.ndarray
-    ) -> list[tuple[int, _Relocations]]:
+    def _relocations(self, bases: dict[int, int], symbol_address: np.ndarray) -> list[tuple[int, _Relocations]]:
         parts, places = [], []
         for section in self.sections:
             info = int(section["info"])
@@ -175,7 +171,7 @@ class _Object:
         table, place = np.concatenate(parts), np.concatenate(places)
         address = symbol_address[table["symbol"]]
         if (address < 0).any():
-            names = ", ".join(sorted({self.symbol_name(int(s)) for s in table["symbol"][address < 0]}))
+            names = self._names(table["symbol"][address < 0])
             raise LinkError(f"internal error: relocation against {names}, which is not part of the image")
         out = []
         for kind in np.unique(table["type"]):
@@ -200,7 +196,7 @@ def _words(image: np.ndarray, place: np.ndarray) -> np.ndarray:
 
 
 def _store(image: np.ndarray, place: np.ndarray, values: np.ndarray, size: int = 4) -> None:
-    raw = np.ascontiguousarray(values.astype(f"<i{8 if size == 8 else 4}" if (values < 0).any() else f"<u{size}"))
+    raw = np.ascontiguousarray(values.astype(f"<u{size}"))  # negative distances wrap, as they should
     image[place[:, None] + np.arange(size)] = raw.view(np.uint8).reshape(-1, size)
 
 

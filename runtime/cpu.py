@@ -21,26 +21,22 @@ _X86_RENAMED = {
     "amx_fp16": "amx-fp16", "amx_complex": "amx-complex",
 }  # fmt: skip
 # Features that generated kernels never use (system instructions, hints); a file that lists them runs without them.
-_X86_IRRELEVANT = frozenset(
-    {
-        "64bit", "cldemote", "clflushopt", "clwb", "clzero", "enqcmd", "fsgsbase", "hreset", "invpcid", "kl",
-        "mwaitx", "pconfig", "pku", "prfchw", "ptwrite", "rdpid", "rdpru", "rtm", "sahf", "serialize", "sgx",
-        "shstk", "tsxldtrk", "uintr", "usermsr", "waitpkg", "wbnoinvd", "widekl", "xsave", "xsavec", "xsaveopt",
-        "xsaves", "rdrnd", "rdseed", "prefetchi", "movdir64b", "movdiri", "lwp",
-    }
-)
+_X86_IRRELEVANT = frozenset({
+    "64bit", "cldemote", "clflushopt", "clwb", "clzero", "enqcmd", "fsgsbase", "hreset", "invpcid", "kl",
+    "mwaitx", "pconfig", "pku", "prfchw", "ptwrite", "rdpid", "rdpru", "rtm", "sahf", "serialize", "sgx",
+    "shstk", "tsxldtrk", "uintr", "usermsr", "waitpkg", "wbnoinvd", "widekl", "xsave", "xsavec", "xsaveopt",
+    "xsaves", "rdrnd", "rdseed", "prefetchi", "movdir64b", "movdiri", "lwp",
+})  # fmt: skip
 # AT_HWCAP and AT_HWCAP2 bits of AArch64 Linux, with LLVM's names.
 _ARM_HWCAP = {
     0: "fp-armv8", 1: "neon", 3: "aes", 5: "sha2", 7: "crc", 8: "lse", 9: "fullfp16", 12: "rdm", 13: "jsconv",
     14: "complxnum", 15: "rcpc", 17: "sha3", 18: "sm4", 20: "dotprod", 22: "sve", 23: "fp16fml", 24: "dit",
 }  # fmt: skip
 _ARM_HWCAP2 = {1: "sve2", 13: "i8mm", 14: "bf16", 16: "rand", 17: "bti", 23: "sme"}
-_ARM_IRRELEVANT = frozenset(
-    {
-        "aes", "sha2", "sha3", "sm4", "crc", "bti", "rand", "dit", "ssbs", "sb", "pauth", "perfmon", "predres",
-        "flagm", "altnzcv", "mte", "ccidx", "ccpp", "ras",
-    }
-)
+_ARM_IRRELEVANT = frozenset({
+    "aes", "sha2", "sha3", "sm4", "crc", "bti", "rand", "dit", "ssbs", "sb", "pauth", "perfmon", "predres",
+    "flagm", "altnzcv", "mte", "ccidx", "ccpp", "ras",
+})  # fmt: skip
 
 
 def architecture() -> str:

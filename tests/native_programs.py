@@ -166,4 +166,3 @@ def counter_program(size: int, grain: int = 1) -> Program:
         [port("state", size, dtype=int64, role="state")], [port("state", size, dtype=int64, updates=0)], steps,
         {"count": COUNT},
     )  # fmt: skip
-
