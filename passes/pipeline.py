@@ -21,8 +21,8 @@ def standard() -> list[Pass]:
     """Graph as traced (or differentiated) to graph of kernels; the same list for inference and training."""
     return [
         DeadCodeElimination(),
+        Simplify(),  # before folding: a transpose becomes a flag of the matmul, not a second copy of the weight
         FoldConstants(),
-        Simplify(),
         CommonSubexpressions(),
         FoldBatchNorm(),
         # Composite operators have served their purpose (matching, gradients): simple ones fuse better.
