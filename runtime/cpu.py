@@ -29,8 +29,8 @@ _X86_IRRELEVANT = frozenset({
 })  # fmt: skip
 # AT_HWCAP and AT_HWCAP2 bits of AArch64 Linux, with LLVM's names.
 _ARM_HWCAP = {
-    0: "fp-armv8", 1: "neon", 3: "aes", 5: "sha2", 7: "crc", 8: "lse", 9: "fullfp16", 12: "rdm", 13: "jsconv",
-    14: "complxnum", 15: "rcpc", 17: "sha3", 18: "sm4", 20: "dotprod", 22: "sve", 23: "fp16fml", 24: "dit",
+    0: "fp-armv8", 1: "neon", 3: "aes", 6: "sha2", 7: "crc", 8: "lse", 9: "fullfp16", 12: "rdm", 13: "jsconv",
+    14: "complxnum", 15: "rcpc", 17: "sha3", 19: "sm4", 20: "dotprod", 22: "sve", 23: "fp16fml", 24: "dit",
 }  # fmt: skip
 _ARM_HWCAP2 = {1: "sve2", 13: "i8mm", 14: "bf16", 16: "rand", 17: "bti", 23: "sme"}
 _ARM_IRRELEVANT = frozenset({
