@@ -82,6 +82,19 @@ def matmul(m: int, n: int, k: int, transpose_b: bool = False) -> Node:
     return GraphBuilder(g).emit("matmul", [a, b], transpose_b=transpose_b)
 
 
+def gradient(op: str, n: int, c: int, o: int, size: int, k: int, stride: int = 1, groups: int = 1) -> Node:
+    g = Graph(op)
+    out = (size - 1) // stride + 1
+    x = TensorType(dtypes.float32, (n, c, size, size))
+    dy = g.add_input(TensorType(dtypes.float32, (n, o, out, out)), "dy")
+    attrs = {"stride": (stride,) * 2, "padding": ((k // 2, k // 2),) * 2, "dilation": (1, 1), "groups": groups}
+    if op == "conv_transpose":
+        w = g.add_input(TensorType(dtypes.float32, (o, c // groups, k, k)), "w")
+        extra = size - ((out - 1) * stride + k - 2 * (k // 2))
+        return GraphBuilder(g).emit(op, [dy, w], output_padding=(extra, extra), **attrs)
+    return GraphBuilder(g).emit(op, [g.add_input(x, "x"), dy], kernel=(k, k), **attrs)
+
+
 CASES: dict[str, Callable[[], Node]] = {
     "conv 3x3 64 @56": lambda: conv(1, 64, 64, 56, 3),
     "conv 3x3 128 @28": lambda: conv(1, 128, 128, 28, 3),
@@ -101,6 +114,13 @@ CASES: dict[str, Callable[[], Node]] = {
     "linear 1x512x512": lambda: matmul(1, 512, 512, True),
     "linear 1x1000x2048": lambda: matmul(1, 1000, 2048, True),
     "linear 16x4096x4096": lambda: matmul(16, 4096, 4096, True),
+    "input grad 3x3 64 @56": lambda: gradient("conv_transpose", 1, 64, 64, 56, 3),
+    "input grad 3x3/2 128 @28": lambda: gradient("conv_transpose", 1, 128, 128, 28, 3, 2),
+    "weight grad 3x3 64 @56 x4": lambda: gradient("conv_weight_grad", 4, 64, 64, 56, 3),
+    "weight grad 3x3 16 @32 x32": lambda: gradient("conv_weight_grad", 32, 16, 16, 32, 3),
+    "weight grad 1x1 256>64 @14 x4": lambda: gradient("conv_weight_grad", 4, 256, 64, 14, 1),
+    "weight grad stem 7x7/2 @112 x2": lambda: gradient("conv_weight_grad", 2, 3, 64, 112, 7, 2),
+    "weight grad depthwise 3x3 96 @28 x4": lambda: gradient("conv_weight_grad", 4, 96, 96, 28, 3, 1, 96),
 }
 
 

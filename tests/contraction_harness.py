@@ -170,7 +170,7 @@ def execute_layouts(
             if v.dtype.kind != "f":
                 np.testing.assert_array_equal(actual, expected, err_msg=where)
                 continue
-            rtol, _ = tolerance(v.dtype, 64)
+            rtol = max(tolerance(d, 64)[0] for d in (v.dtype, *(i.dtype for i in node.inputs)))
             scale = float(np.abs(expected).max()) if expected.size else 1.0
             error = float(np.abs(actual.astype(np.float64) - expected).max()) if expected.size else 0.0
             assert error <= rtol * max(scale, 1.0), f"{where}: error {error} for values up to {scale}"
