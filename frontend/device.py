@@ -13,10 +13,13 @@ class device:
     """``device("cpu")``, ``device("cuda", 2)``, ``device("cuda:2")``: has ``type`` and ``index``."""
 
     __slots__ = ("index", "type")
+    type: str
+    index: int | None
 
     def __init__(self, type: str | device, index: int | None = None) -> None:
         if isinstance(type, device):
-            type, index = type.type, type.index if index is None else index
+            index = type.index if index is None else index
+            type = type.type
         if not isinstance(type, str):
             raise TypeError(f"device(): expected a string such as 'cpu' or 'cuda:0', got {type!r}")
         if ":" in type:

@@ -137,6 +137,7 @@ def extent_scalar(extent: Extent, dtype: DType) -> Tensor:
             for _ in range(power):
                 term = apply("mul", term, count)
         total = term if total is None else apply("add", total, term)
+    assert total is not None  # a DimExpr has terms
     return cast(total, dtype)
 
 

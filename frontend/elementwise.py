@@ -91,7 +91,7 @@ def relu(input: Tensor) -> Tensor:
     return dispatch.apply("relu", input)
 
 
-def add(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """input + alpha * other."""
     if alpha != 1:
         other = mul(other, alpha) if dispatch.is_tensor(other) else other * alpha
@@ -100,7 +100,7 @@ def add(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     return binary("add", input, other)
 
 
-def sub(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
+def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """input - alpha * other; refuses bool."""
     if alpha != 1:
         other = mul(other, alpha) if dispatch.is_tensor(other) else other * alpha

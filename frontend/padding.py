@@ -53,9 +53,9 @@ def _constant(x: Tensor, pairs: dict[int, tuple[int, int]], value: float) -> Ten
         if low < 0 or high < 0:
             extent = x._extents[axis]
             x = shaping.slice_axis(x, axis, max(-low, 0), extent - max(-high, 0))
-    low = tuple(max(pairs.get(a, (0, 0))[0], 0) for a in range(rank))
-    high = tuple(max(pairs.get(a, (0, 0))[1], 0) for a in range(rank))
-    return dispatch.apply("pad", x, low=low, high=high, interior=(0,) * rank, value=value)
+    lows = tuple(max(pairs.get(a, (0, 0))[0], 0) for a in range(rank))
+    highs = tuple(max(pairs.get(a, (0, 0))[1], 0) for a in range(rank))
+    return dispatch.apply("pad", x, low=lows, high=highs, interior=(0,) * rank, value=value)
 
 
 def _reflect(x: Tensor, axis: int, low: int, high: int) -> Tensor:

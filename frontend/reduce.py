@@ -16,13 +16,17 @@ from .size import wrap
 if TYPE_CHECKING:
     from .tensor import Tensor
 
-max_result = namedtuple("max", ["values", "indices"])
-min_result = namedtuple("min", ["values", "indices"])
+max_result: Any = namedtuple("max", ["values", "indices"])  # type: ignore[name-match]
+min_result: Any = namedtuple("min", ["values", "indices"])  # type: ignore[name-match]
+
+
+def _result_repr(result: Any) -> str:
+    return f"torch.return_types.{type(result).__name__}(\nvalues={result.values!r},\nindices={result.indices!r})"
+
+
 for _cls in (max_result, min_result):
     _cls.__module__ = "torch.return_types"
-    _cls.__repr__ = lambda self: (  # type: ignore[method-assign]
-        f"torch.return_types.{type(self).__name__}(\nvalues={self.values!r},\nindices={self.indices!r})"
-    )
+    _cls.__repr__ = _result_repr  # type: ignore[method-assign]
 
 Dims = int | Sequence[int] | None
 

@@ -11,7 +11,7 @@ from ..ir import dims
 from ..ir.dims import DimExpr, Extent
 from ..ir.errors import ShapeError
 from . import dispatch, promotion
-from .size import as_extent, is_int, provably, wrap
+from .size import as_extent, is_int, wrap
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -149,7 +149,7 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     """Drops axes of extent 1: all of them, or those named (if they are 1)."""
     shape = input._extents
     if dim is None:
-        drop = {i for i, e in enumerate(shape) if provably(lambda e=e: wrap(e) == 1)}
+        drop = {i for i, e in enumerate(shape) if wrap(e) == 1}
     else:
         wanted = dim if isinstance(dim, (tuple, list)) else (dim,)
         axes = {axis_of(d, len(shape)) for d in wanted} if shape else set()
@@ -287,7 +287,8 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
         if sum(sections[1:], sections[0]) != extent:
             raise ShapeError(f"split_with_sizes expects split_sizes to sum exactly to {extent} (input tensor's size at "
                              f"dimension {axis}), but got split_sizes={sections}")  # fmt: skip
-    out, start = [], 0
+    out: list[Tensor] = []
+    start: Extent = 0
     for length in sections:
         out.append(slice_axis(tensor, axis, start, start + length))
         start = start + length

@@ -69,9 +69,10 @@ def _encode(spec: Spec) -> Any:
 
 def _decode(data: dict[str, Any]) -> Spec:
     keys = tuple(data.get("keys", ()))
-    value = data.get("value")
+    value: Any = data.get("value")
     if data["kind"] == "namedtuple":
-        value = namedtuple(value, keys)
+        make_class: Any = namedtuple  # the type checker only knows classes with literal names
+        value = make_class(value, keys)
     children = tuple(_decode(c) for c in data.get("children", ()))
     return Spec(data["kind"], children, keys, data.get("index", -1), value)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -367,6 +367,13 @@ class Tensor:
     __getitem__ = indexing.getitem
     __setitem__ = indexing.setitem
 
+    if not TYPE_CHECKING:  # the type checker must still know which attributes exist
+
+        def __getattr__(self, name: str) -> Any:
+            from . import missing
+
+            return missing.method(self, name)
+
     # -- printing -----------------------------------------------------------------------------------
     def __repr__(self) -> str:
         return tensor_repr(self)
@@ -491,19 +498,43 @@ def _rebuild(cls: Any, array: np.ndarray, requires_grad: bool) -> Tensor:
     return out
 
 
-for _name, _fn in {
-    "add_": elementwise.add, "sub_": elementwise.sub, "mul_": elementwise.mul, "div_": elementwise.div,
-    "pow_": elementwise.pow, "neg_": elementwise.neg, "abs_": elementwise.abs, "exp_": elementwise.exp,
-    "log_": elementwise.log, "sqrt_": elementwise.sqrt, "rsqrt_": elementwise.rsqrt, "relu_": elementwise.relu,
-    "sigmoid_": elementwise.sigmoid, "tanh_": elementwise.tanh, "clamp_": elementwise.clamp,
-    "floor_": elementwise.floor, "ceil_": elementwise.ceil, "round_": elementwise.round,
-    "masked_fill_": elementwise.masked_fill, "remainder_": elementwise.remainder, "addmm_": linalg.addmm,
-    "floor_divide_": elementwise.floor_divide, "scatter_add_": indexing.scatter_add,
-    "logical_not_": elementwise.logical_not, "__iadd__": elementwise.add, "__isub__": elementwise.sub,
-    "__imul__": elementwise.mul, "__itruediv__": elementwise.div, "__ifloordiv__": elementwise.floor_divide,
-    "__imod__": elementwise.remainder, "__ipow__": elementwise.pow, "__iand__": elementwise.bitwise_and,
-    "__ior__": elementwise.bitwise_or, "__ixor__": elementwise.bitwise_xor,
-}.items():  # fmt: skip
+_IN_PLACE: dict[str, Callable[..., Tensor]] = {
+    "add_": elementwise.add,
+    "sub_": elementwise.sub,
+    "mul_": elementwise.mul,
+    "div_": elementwise.div,
+    "pow_": elementwise.pow,
+    "neg_": elementwise.neg,
+    "abs_": elementwise.abs,
+    "exp_": elementwise.exp,
+    "log_": elementwise.log,
+    "sqrt_": elementwise.sqrt,
+    "rsqrt_": elementwise.rsqrt,
+    "relu_": elementwise.relu,
+    "sigmoid_": elementwise.sigmoid,
+    "tanh_": elementwise.tanh,
+    "clamp_": elementwise.clamp,
+    "floor_": elementwise.floor,
+    "ceil_": elementwise.ceil,
+    "round_": elementwise.round,
+    "masked_fill_": elementwise.masked_fill,
+    "remainder_": elementwise.remainder,
+    "addmm_": linalg.addmm,
+    "floor_divide_": elementwise.floor_divide,
+    "scatter_add_": indexing.scatter_add,
+    "logical_not_": elementwise.logical_not,
+    "__iadd__": elementwise.add,
+    "__isub__": elementwise.sub,
+    "__imul__": elementwise.mul,
+    "__itruediv__": elementwise.div,
+    "__ifloordiv__": elementwise.floor_divide,
+    "__imod__": elementwise.remainder,
+    "__ipow__": elementwise.pow,
+    "__iand__": elementwise.bitwise_and,
+    "__ior__": elementwise.bitwise_or,
+    "__ixor__": elementwise.bitwise_xor,
+}
+for _name, _fn in _IN_PLACE.items():  # fmt: skip
     setattr(Tensor, _name, dispatch.inplace(_fn, _name))
 
 dispatch.register_tensor_class(Tensor)

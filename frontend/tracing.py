@@ -238,7 +238,7 @@ class Tracer:
             self.value_of(target)  # makes it a graph input
             state.value = value
         else:
-            target._value, target._data, target._trace = value, None, self
+            target._value, target._data, target._trace = value, None, self  # type: ignore[assignment]
         if holder._alias is not None:
             holder._alias.version += 1
             holder._alias.writer = user_place()

@@ -132,7 +132,7 @@ def test_fixed_and_symbolic_arithmetic():
             assert a.dtype == b.numpy().dtype
 
 
-def raises_at(offset, fn, *specs, error=DataDependentError, match=""):
+def raises_at(offset, fn, *specs, error=DataDependentError, match=None):
     line = inspect.getsourcelines(fn)[1] + offset
     with pytest.raises(error, match=match) as info:
         trace(fn, specs)
@@ -236,6 +236,29 @@ def test_everything_unsupported_is_listed_at_once():
     ):
         assert item.startswith(path + ":") and f"{__file__}:{first + line}" in item and word in item, item
         assert "float32[" in item
+
+
+def test_missing_operators_are_listed_with_the_rest():
+    class Bad(nn.Module):
+        def forward(self, x):
+            order = x.cumsum(0).argsort(1)
+            return (order + 1).float().tan() + x.sum()
+
+    with pytest.raises(UnsupportedError, match="3 things") as info:
+        trace(nn.Sequential(Bad(), nn.ReLU()), (InputSpec((N, 4)),))
+    assert [item.split(" on ")[0] for item in info.value.items] == ["0: cumsum", "0: argsort", "0: tan"]
+    with pytest.raises(AttributeError, match="'Tensor' object has no attribute 'cumsum'"):
+        ig.zeros(2).cumsum(0)
+    with pytest.raises(AttributeError, match="no attribute 'typo'"):
+        trace(lambda x: x.typo(), (InputSpec((2,)),))
+
+
+def test_squeeze_of_a_symbolic_extent_must_be_decided():
+    t = trace(lambda x: x.squeeze(), (InputSpec((Dim("M", 2), 1, 3)),))
+    assert str(t.graph.outputs[0].type) == "float32[M, 3]"
+    with pytest.raises(DataDependentError):
+        trace(lambda x: x.squeeze(), (InputSpec((N, 1, 3)),))
+    trace(lambda x: x.squeeze(1), (InputSpec((N, 1, 3)),))
 
 
 def test_in_place_operations_are_functionalised():

@@ -123,12 +123,12 @@ class Conv2d(Module):
                 total = self.dilation[axis] * (self.kernel_size[axis] - 1)
                 out += [total // 2, total - total // 2]
             else:
-                width = 0 if self.padding == "valid" else self.padding[axis]
+                width = 0 if isinstance(self.padding, str) else self.padding[axis]
                 out += [width, width]
         return out
 
     def forward(self, input: Tensor) -> Tensor:
-        padding = self.padding
+        padding: Any = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._border(), mode=self.padding_mode), 0
         return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)

@@ -197,7 +197,7 @@ class Module(StateDictMixin):
             raise AttributeError(f"{type(module).__name__} has no attribute `{name}`")
         if name not in module._buffers:
             raise AttributeError(f"`{name}` is not a buffer")
-        return module._buffers[name]
+        return getattr(module, name)
 
     # -- calling ------------------------------------------------------------------------------------
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -54,7 +54,7 @@ class SGD(Optimizer):
         if hyper["maximize"]:
             grad = elementwise.neg(grad)
         if _given(hyper["weight_decay"]):
-            grad = elementwise.add(grad, _scaled(param.detach(), hyper["weight_decay"]))
+            grad = elementwise.add(grad, _scaled(param, hyper["weight_decay"]))
         new_state: dict[str, Tensor] = {}
         if _given(hyper["momentum"]):
             momentum, dampening = hyper["momentum"], hyper["dampening"]
@@ -69,7 +69,7 @@ class SGD(Optimizer):
                     new_state["_started"] = creation.ones_like(state["_started"])
             new_state["momentum_buffer"] = buffer
             grad = elementwise.add(grad, _scaled(buffer, momentum)) if hyper["nesterov"] else buffer
-        return elementwise.sub(param.detach(), _scaled(grad, hyper["lr"])), new_state
+        return elementwise.sub(param, _scaled(grad, hyper["lr"])), new_state
 
     def graph_hyper(self, group: Hyper) -> dict[str, float]:
         """lr always; momentum, weight_decay and (with momentum) dampening unless they are 0."""
