@@ -29,10 +29,14 @@ MAX_STATEMENTS = 160  # operators times unrolling in one loop body: longer ones 
 
 def supports(node: Node, target: Target) -> str | None:
     """None if ``lower`` accepts the node, else why not."""
-    ops = [n.op for n in node.regions[0]] if node.op == "fused" else [node.op]
-    for op in ops:
-        if not is_evaluable(op):
-            return f"operator {op} cannot be part of an elementwise kernel"
+    for n in View(node).nodes:
+        if not is_evaluable(n.op):
+            return f"operator {n.op} cannot be part of an elementwise kernel"
+    return check_layouts(node)
+
+
+def check_layouts(node: Node) -> str | None:
+    """Why a loop nest cannot write these layouts, or None."""
     for v in [*node.inputs, *node.outputs]:
         axes = [a for a, _ in v.type.layout.blocks]
         if len(set(axes)) != len(axes):
@@ -142,12 +146,7 @@ def _piece(
     read_strides = [strides(_memory_type(view, leaf), leaf.rows, pinned) for leaf in reads.leaves]
     identity = [{a: 1} for a in range(rank)]
     write_strides = [strides(r.outer.type, identity, pinned) for r in results]
-    halos: dict[int, tuple[int, int]] = {}
-    for r in results:
-        for axis, (before, after) in enumerate(r.outer.type.layout.halo):
-            if before or after:
-                low, high = halos.get(axis, (0, 0))
-                halos[axis] = (max(low, before), max(high, after))
+    halos = halos_of([r.outer for r in results])
     pinned |= set(halos)
     lanes = lanes_for(_dtypes(view, reads, results), target)
     statements = len(reads.nodes) + len(reads.leaves) + len(results) + 10 * reads.expensive
@@ -156,6 +155,17 @@ def _piece(
         unroll //= 2
     nest = plan(shape, read_strides, write_strides, pinned, halos, lanes, target, unroll)
     return Piece(shape, [(v, r.outer) for v, r in zip(values, results, strict=True)], shift, reads, nest)
+
+
+def halos_of(results: Sequence[Value]) -> dict[int, tuple[int, int]]:
+    """The widest halo of each axis that has one."""
+    halos: dict[int, tuple[int, int]] = {}
+    for r in results:
+        for axis, (before, after) in enumerate(r.type.layout.halo):
+            if before or after:
+                low, high = halos.get(axis, (0, 0))
+                halos[axis] = (max(low, before), max(high, after))
+    return halos
 
 
 def _memory_type(view: View, leaf: Leaf) -> TensorType:
@@ -181,7 +191,7 @@ def _emit(b: LoopBuilder, extents: Extents, buffers: Buffers, piece: Piece, star
 
     def clear(pos: Position) -> None:
         for _, r in piece.stores:
-            _clear(buffers.targets[r], _shifted(extents, piece, buffers.targets[r], pos))
+            clear_halo(buffers.targets[r], _shifted(extents, piece, buffers.targets[r], pos))
 
     emitter = NestEmitter(b, extents, piece.nest, len(piece.shape), body, clear)
     if end is None:
@@ -217,7 +227,7 @@ def _covers_padding(access: Access, where: Position) -> bool:
     return False
 
 
-def _clear(access: Access, pos: Position) -> None:
+def clear_halo(access: Access, pos: Position) -> None:
     """Zero at a position that lies in the halo of some result, if it lies in this one's."""
     b, math_ = access.builder, access.math
     cond = None

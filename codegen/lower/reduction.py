@@ -71,7 +71,7 @@ class ReductionGroup:
     def __init__(self, node: Node) -> None:
         self.node = node
         self.view = View(node)
-        self.nodes = list(node.regions[0]) if node.op == "fused" else [node]
+        self.nodes = self.view.nodes
         self.reduces = [n for n in self.nodes if n.op in REDUCES or n.op in ARGS]
         if not self.reduces:
             raise UnsupportedError(f"{node!r}: no reduction in it")

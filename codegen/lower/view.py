@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...ir.graph import Node, Value
+from ...ir import registry
+from ...ir.builder import GraphBuilder
+from ...ir.graph import Graph, Node, Value
+from ...ir.types import TensorType
 from ..loopir import LoopBuilder, Val
-from .arithmetic import constant
+from . import arithmetic
 from .common import Access, Extents, RegionEvaluator, constant_number
 from .position import Position
 
@@ -22,6 +25,23 @@ class Result:
     outer: Value
 
 
+def region_of(node: Node) -> Graph | None:
+    """The body of a fused node; for an operator without an own rule, its decomposition as one; else None."""
+    if node.op == "fused":
+        return node.regions[0]
+    record = registry.get(node.op)
+    if node.op in arithmetic.RULES or record.decompose is None:
+        return None
+    region = Graph(node.op)
+    builder = GraphBuilder(region)
+    inputs = [region.add_input(TensorType(v.dtype, v.shape), v.name) for v in node.inputs]
+    copy = region.create(node.op, inputs, node.attrs, [TensorType(o.dtype, o.shape) for o in node.outputs])
+    for value in record.decompose(builder, copy):
+        region.add_output(value)
+    region.remove(copy)
+    return region
+
+
 class View:
     """The operands and wanted results of a node.
 
@@ -34,7 +54,7 @@ class View:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        region = node.regions[0] if node.op == "fused" else None
+        self.region = region = region_of(node)
         inputs = region.inputs if region is not None else node.inputs
         outputs = region.outputs if region is not None else node.outputs
         self.stored: dict[Value, Value] = {}
@@ -53,6 +73,7 @@ class View:
         ]
         if not self.results:  # a dead node: write everything, as it was asked to be lowered
             self.results = [Result(i, o) for i, o in zip(outputs, node.outputs, strict=True)]
+        self.nodes = list(region) if region is not None else [node]
         if region is not None:
             for v in region.values():
                 if v.is_constant and constant_number(v) is None:
@@ -65,7 +86,7 @@ class View:
     def given(self, builder: LoopBuilder) -> dict[Value, Callable[[Position], Val]]:
         """The immediates, for a RegionEvaluator."""
         def maker(value: Value, number: float | int | bool) -> Callable[[Position], Val]:
-            return lambda pos: constant(builder, value.dtype, number, pos.lanes)
+            return lambda pos: arithmetic.constant(builder, value.dtype, number, pos.lanes)
 
         return {v: maker(v, n) for v, n in self.immediates.items()}
 

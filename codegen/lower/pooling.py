@@ -1,0 +1,254 @@
+"""Pooling kernels: each output element gathers its window; windows at the edges shrink their loops, nothing is padded.
+
+Along channels (blocked or channels-last layouts) the window's coordinates are the same for all lanes and its loops
+have run-time bounds. Along the width, vectors of windows that lie inside the data take the vector path, the others go
+element by element.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...ir import dtypes
+from ...ir.dims import Extent
+from ...ir.errors import UnsupportedError
+from ...ir.graph import Node, Value
+from ...ir.target import Target
+from ..loopir import LoopBuilder, Val
+from .affine import Opaque, strides
+from .arithmetic import extreme
+from .common import Access, Coord, Extents, IndexMath, Position, compute_dtype
+from .elementwise import check_layouts, clear_halo, halos_of, store_lanes
+from .kernel import LoweredKernel
+from .nest import NestEmitter, grain_for, lanes_for, plan, upper
+
+OPS = frozenset({"max_pool", "avg_pool", "avg_pool_grad"})
+
+
+def supports(node: Node, target: Target) -> str | None:
+    """None if ``lower`` accepts the node, else why not."""
+    for v in [*node.inputs, *node.outputs]:
+        if any(axis >= 2 for axis, _ in v.type.layout.blocks):
+            return f"%{v.name}: layout {v.type.layout} splits a spatial axis"
+    return check_layouts(node)
+
+
+def lower(node: Node, target: Target) -> LoweredKernel:
+    """The kernel of ``max_pool``, ``avg_pool`` or ``avg_pool_grad``; results nobody uses are not written."""
+    reason = supports(node, target)
+    if reason is not None:
+        raise UnsupportedError(f"{node!r}: {reason}")
+    wanted = node.graph.output_set()
+    results = [o for o in node.outputs if o.users or o in wanted] or node.outputs[:1]
+    (x,) = node.inputs
+    shape = node.outputs[0].shape
+    rank = len(shape)
+    spatial = range(2, rank)
+    scatter = node.op == "avg_pool_grad"
+    # Windows overlap the data's ends: spatial axes stay apart, and the gradient's windows are not linear in the index.
+    pinned = set(spatial)
+    rows: list = [{0: 1}, {1: 1}]
+    rows += [frozenset({a}) if scatter else {a: node.attrs["stride"][a - 2]} for a in spatial]
+    reads = [strides(x.type, rows, pinned)]
+    writes = [strides(r.type, [{a: 1} for a in range(rank)], pinned) for r in results]
+    halos = halos_of(results)
+    lanes = lanes_for([x.dtype], target)
+    nest = plan(shape, reads, writes, pinned | set(halos), halos, lanes, target, 1)
+    if scatter and isinstance(reads[0].get(nest.inner[-1].axis), Opaque):
+        nest.lanes = 1
+    b = LoopBuilder("kernel", target)
+    extents = Extents(b)
+    source = Access(b, extents, x.type, b.buffer(x.name, x.dtype))
+    targets = {r: Access(b, extents, r.type, b.buffer(r.name, r.dtype)) for r in results}
+    window = _Window(b, extents, node, source, targets)
+
+    def clear(pos: Position) -> None:
+        for access in targets.values():
+            clear_halo(access, pos)
+
+    emitter = NestEmitter(b, extents, nest, rank, lambda positions: [window.element(p) for p in positions][0], clear)
+    b.loop(b.begin, b.end, emitter.iteration)
+    taps = math.prod(node.attrs["kernel"])
+    elements = float(upper(node.outputs[0].type.elements))
+    total = float(sum(upper(v.type.nbytes) for v in [x, *results]))
+    return LoweredKernel(
+        node=node,
+        function=b.finish(),
+        values=[x, *results],
+        extents=extents.expressions,
+        trip=nest.trip,
+        grain=grain_for(nest.per_iteration * total / max(elements, 1), nest.per_iteration * taps / 2),
+        schedule=f"{node.op}: {nest.describe()}",
+        flops=elements * taps,
+        bytes=total,
+    )
+
+
+class _Window:
+    """Computes one position of a pooling result."""
+
+    def __init__(
+        self, b: LoopBuilder, extents: Extents, node: Node, source: Access, targets: dict[Value, Access]
+    ) -> None:
+        self.b = b
+        self.extents = extents
+        self.math = IndexMath(b, extents)
+        self.node = node
+        self.source = source
+        self.targets = targets
+        attrs = node.attrs
+        self.kernel: Sequence[int] = attrs["kernel"]
+        self.stride: Sequence[int] = attrs["stride"]
+        self.padding: Sequence[tuple[int, int]] = attrs["padding"]
+        self.dilation: Sequence[int] = attrs.get("dilation", (1,) * len(self.kernel))
+        self.spatial: Sequence[Extent] = (attrs["input_shape"] if node.op == "avg_pool_grad" else source.type.shape[2:])
+        self.dtype = compute_dtype(source.type.dtype)
+
+    def element(self, pos: Position) -> None:
+        """Compute and store the result at ``pos``."""
+        b = self.b
+        wide = next((a for a in range(2, len(pos.coords)) if not pos.coords[a].uniform), None)
+        if wide is None:
+            self._write(pos, None)
+            return
+        # Lanes along a spatial axis: the whole vector must lie inside, else lane by lane.
+        k = wide - 2
+        c = pos.coords[wide]
+        first = b.isub(b.imul(c.base, self.stride[k]), self.padding[k][0])
+        reach = (pos.lanes - 1) * self.stride[k] + (self.kernel[k] - 1) * self.dilation[k]
+        inside = b.op("and", b.icmp("ge", first, 0), b.icmp("lt", b.iadd(first, reach), self.extents(self.spatial[k])))
+        count: Any = pos.lanes
+        if pos.mask is not None:  # a row's end: its lanes one by one
+            ones = b.select(pos.mask, b.const(dtypes.int32, 1, pos.lanes), b.const(dtypes.int32, 0, pos.lanes))
+            count = b.cast(b.horizontal("add", ones), dtypes.int64)
+        else:
+            b.when(inside, lambda: self._write(pos, wide))
+
+        def one(lane: Any) -> None:
+            coords = list(pos.coords)
+            coords[wide] = Coord(b.iadd(c.base, lane))
+            self._write(Position(tuple(coords), 1), None)
+
+        def lane_by_lane() -> None:
+            b.loop(0, count, one)
+
+        if pos.mask is not None:
+            lane_by_lane()
+        else:
+            b.when(b.op("not", inside), lane_by_lane)
+
+    def _write(self, pos: Position, wide: int | None) -> None:
+        value = {"max_pool": self._max, "avg_pool": self._average, "avg_pool_grad": self._gradient}[self.node.op]
+        for result, x in zip(self.node.outputs, value(pos, wide), strict=False):
+            if result in self.targets:
+                store_lanes(self.targets[result], pos, x)
+
+    # -- windows of max_pool and avg_pool ---------------------------------------------------------
+    def _taps(
+        self, pos: Position, wide: int | None, state: list[Val], visit: Callable[[list[Val], Position, list[Coord]], list[Val]]
+    ) -> list[Val]:
+        """Fold ``visit`` over the window's elements inside the data, in row-major order."""
+        b = self.b
+
+        def axis(k: int, coords: list[Coord], carried: list[Val]) -> list[Val]:
+            if k == len(self.kernel):
+                where = Position((*pos.coords[:2], *coords), pos.lanes, pos.mask, pos.guard)
+                return visit(carried, where, coords)
+            c, s, d = pos.coords[k + 2], self.stride[k], self.dilation[k]
+            start = self.math.shift(self.math.scale(c, s, pos.lanes), -self.padding[k][0], pos.lanes)
+            low, high = (0, self.kernel[k]) if k + 2 == wide else self._range(start.base, k)
+
+            def tap(r: Any, *inner: Val) -> list[Val]:
+                return axis(k + 1, [*coords, self.math.shift(start, b.imul(r, d), pos.lanes)], list(inner))
+
+            return b.loop(low, high, tap, carry=carried)
+
+        return axis(0, [], state)
+
+    def _range(self, start: Any, k: int) -> tuple[Any, Any]:
+        """Taps [low, high) of spatial axis k that lie in the data, for a window from ``start`` on."""
+        b, d, n = self.b, self.dilation[k], self.kernel[k]
+        extent = self.extents(self.spatial[k])
+        low: Any = 0
+        if self.padding[k][0]:
+            low = b.idiv(b.imax(b.iadd(b.isub(0, start), d - 1), 0), d)
+        high: Any = n
+        if self.padding[k][1] or self.node.attrs["ceil_mode"]:
+            high = b.imin(n, b.idiv(b.imax(b.iadd(b.isub(extent, start), d - 1), 0), d))
+        return low, high
+
+    def _plane_index(self, coords: Sequence[Coord], lanes: int) -> Val:
+        index = self.math.linearise(coords, self.spatial, lanes)
+        return self.b.ival(index.base) if lanes == 1 else self.math.vector(index, lanes)
+
+    def _max(self, pos: Position, wide: int | None) -> list[Val]:
+        b, d, lanes = self.b, self.dtype, pos.lanes
+        lowest = -math.inf if d.kind == "f" else d.min
+        best = b.const(d, lowest, lanes)
+        if len(self.node.outputs) == 1 or self.node.outputs[1] not in self.targets:
+            return self._taps(pos, wide, [best], lambda s, p, _: [extreme(b, "max", s[0], self.source.load(p))])
+        firsts = []
+        for k, c in enumerate(pos.coords[2:]):
+            start = self.math.shift(self.math.scale(c, self.stride[k], lanes), -self.padding[k][0], lanes)
+            if k + 2 != wide:
+                low, _ = self._range(start.base, k)
+                start = self.math.shift(start, b.imul(low, self.dilation[k]), lanes)
+            firsts.append(start)
+
+        def visit(state: list[Val], where: Position, coords: list[Coord]) -> list[Val]:
+            x, (value, index) = self.source.load(where), state
+            better = b.cmp("gt", x, value)
+            if d.kind == "f":
+                fresh = b.op("and", b.cmp("uno", x, x), b.op("not", b.cmp("uno", value, value)))
+                better = b.op("or", better, fresh)
+            return [b.select(better, x, value), b.select(better, self._plane_index(coords, lanes), index)]
+
+        return self._taps(pos, wide, [best, self._plane_index(firsts, lanes)], visit)
+
+    def _average(self, pos: Position, wide: int | None) -> list[Val]:
+        b = self.b
+        zero = b.const(self.dtype, 0.0, pos.lanes)
+        (total,) = self._taps(pos, wide, [zero], lambda s, p, _: [b.op("add", s[0], self.source.load(p))])
+        bases = [None if k + 2 == wide else c.base for k, c in enumerate(pos.coords[2:])]
+        return [b.op("div", total, b.splat(self._divisor(bases), pos.lanes))]
+
+    def _divisor(self, index: Sequence[Any]) -> Val:
+        """What the window at ``index`` is divided by; None stands for a window inside the data."""
+        b, attrs = self.b, self.node.attrs
+        if attrs["divisor_override"] is not None:
+            return b.const(self.dtype, float(attrs["divisor_override"]))
+        size: Any = 1
+        for k, o in enumerate(index):
+            n, (low, high) = self.kernel[k], self.padding[k]
+            if o is not None and (low or high or attrs["ceil_mode"]):
+                start = b.isub(b.imul(o, self.stride[k]), low)
+                extent = self.extents(self.spatial[k])
+                if attrs["count_include_pad"]:
+                    stop = b.imin(b.iadd(start, n), b.iadd(extent, high))
+                else:
+                    stop = b.imin(b.iadd(start, n), extent)
+                    start = b.imax(start, 0)
+                n = b.isub(stop, start)
+            size = b.imul(size, n)
+        return b.cast(b.ival(size), self.dtype)
+
+    # -- avg_pool_grad -----------------------------------------------------------------------------
+    def _gradient(self, pos: Position, wide: int | None) -> list[Val]:
+        """Sum over the windows that cover the element of their gradient / divisor."""
+        b = self.b
+        counts = self.source.type.shape[2:]
+
+        def axis(k: int, index: list[Any], carried: list[Val]) -> list[Val]:
+            if k == len(self.kernel):
+                where = Position((*pos.coords[:2], *(Coord(o) for o in index)), pos.lanes, pos.mask, pos.guard)
+                share = b.op("div", self.source.load(where), b.splat(self._divisor(index), pos.lanes))
+                return [b.op("add", carried[0], share)]
+            i = b.iadd(pos.coords[k + 2].base, self.padding[k][0])
+            n, s = self.kernel[k], self.stride[k]
+            low = b.idiv(b.imax(b.iadd(i, s - n), 0), s)  # first window that ends behind i
+            high = b.imin(b.iadd(b.idiv(i, s), 1), self.extents(counts[k]))
+            return b.loop(low, high, lambda o, *c: axis(k + 1, [*index, o], list(c)), carry=carried)
+
+        return axis(0, [], [b.const(self.dtype, 0.0, pos.lanes)])

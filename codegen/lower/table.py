@@ -1,0 +1,79 @@
+"""Which lowering an operator has: the one table from operators to kernels.
+
+``lower(node, target)`` gives the kernel, ``supports(node, target)`` the reason why there is none. Every registered
+operator is either in ``LOWERINGS`` or in ``NOT_LOWERED`` with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...ir.errors import UnsupportedError
+from ...ir.graph import Node
+from ...ir.target import Target
+from . import arithmetic, contraction, elementwise, indexed, pooling, reduction, reindex
+from .accumulate import ARGS, REDUCES
+from .kernel import LoweredKernel
+
+__all__ = ["FUSED", "LOWERINGS", "NOT_LOWERED", "Lowering", "lower", "supports"]
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """``supports(node, target)`` gives None or a reason; ``lower(node, target)`` the kernel."""
+
+    supports: Callable[[Node, Target], str | None]
+    lower: Callable[[Node, Target], LoweredKernel]
+
+
+def _contraction_supports(node: Node, target: Target) -> str | None:
+    try:
+        contraction.group_of(node)
+    except UnsupportedError as error:
+        return str(error)
+    return None
+
+
+_ELEMENTWISE = Lowering(elementwise.supports, elementwise.lower)
+_REDUCTION = Lowering(reduction.supports, reduction.lower)
+_POOLING = Lowering(pooling.supports, pooling.lower)
+_CONTRACTION = Lowering(_contraction_supports, contraction.lower_contraction)
+
+LOWERINGS: dict[str, Lowering] = {
+    **dict.fromkeys(arithmetic.RULES, _ELEMENTWISE),
+    **dict.fromkeys(reindex.MOVES, _ELEMENTWISE),
+    **dict.fromkeys(("concat", "pad", "iota", "random_uniform", "gather", "index_select", "batch_norm"), _ELEMENTWISE),
+    **dict.fromkeys((*REDUCES, *ARGS, "softmax", "log_softmax", "layer_norm", "batch_norm_train"), _REDUCTION),
+    **dict.fromkeys(pooling.OPS, _POOLING),
+    **dict.fromkeys(contraction.CONTRACTIONS, _CONTRACTION),
+    "scatter_add": Lowering(indexed.supports, indexed.lower),
+}
+FUSED: dict[str, Lowering] = {"elementwise": _ELEMENTWISE, "reduction": _REDUCTION, "contraction": _CONTRACTION}
+
+NOT_LOWERED: dict[str, str] = {
+    "constant": "its array is part of the program's constants; nothing is computed",
+    "fused": "looked up by its kind in FUSED",
+}
+
+
+def _find(node: Node) -> Lowering | None:
+    return FUSED.get(node.attrs.get("kind", "")) if node.op == "fused" else LOWERINGS.get(node.op)
+
+
+def supports(node: Node, target: Target) -> str | None:
+    """None if ``node`` can be lowered as it stands (layouts included), else the reason."""
+    lowering = _find(node)
+    if lowering is None:
+        return f"operator {node.op}: {NOT_LOWERED.get(node.op, 'no lowering is registered')}"
+    return lowering.supports(node, target)
+
+
+def lower(node: Node, target: Target) -> LoweredKernel:
+    """The kernel of ``node``; UnsupportedError (with the reason and the source line) if there is none."""
+    lowering = _find(node)
+    reason = supports(node, target)
+    if lowering is None or reason is not None:
+        place = f" at {node.source}" if str(node.source) else ""
+        raise UnsupportedError(f"no kernel for {node!r}{place} on {target.name}: {reason}")
+    return lowering.lower(node, target)
