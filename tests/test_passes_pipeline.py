@@ -1,0 +1,103 @@
+"""What the standard pipeline makes of whole networks: what was fused, what was left, how the arena packs."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import ingot
+import pytest
+from ingot import driver
+from ingot.frontend.tracing import InputSpec
+from ingot.ir.dims import Dim
+from ingot.ir.dtypes import float32
+from ingot.ir.graph import Graph
+from ingot.ir.interpreter import interpret
+from networks import ALL, LARGE, SMALL, example, relative_error, seeded
+
+
+def optimised(name: str, batch: int | Dim = 1, **options: object) -> Graph:
+    found = driver.trace_inference(seeded(name), [InputSpec((batch, *ALL[name][1]), float32)])
+    return driver.optimise(found.graph, driver.Options(**options))  # type: ignore[arg-type]
+
+
+def groups(graph: Graph) -> Counter[str]:
+    """Kernels of the graph: fused groups as ``conv+add+relu``, other operators by name, constants left out."""
+    found: Counter[str] = Counter()
+    for node in graph:
+        if node.regions:
+            found["+".join(n.op for n in node.regions[0] if n.op != "constant")] += 1
+        elif node.op != "constant":
+            found[node.op] += 1
+    return found
+
+
+def contractions(graph: Graph) -> Counter[str]:
+    return Counter({k: v for k, v in groups(graph).items() if k.split("+")[0] in ("conv", "matmul")})
+
+
+# Every batch norm is folded; bias, activation and residual additions run in the contraction that precedes them.
+EXPECTED = {
+    "mlp": {"matmul+add+relu": 2, "matmul+add": 1},
+    "lenet": {"conv+add+relu": 2, "matmul+add+relu": 2, "matmul+add": 1},
+    "resnet20": {"conv+add+relu": 10, "conv+add+add+relu": 9, "matmul+add": 1},
+    "resnet18": {"conv+add+relu": 9, "conv+add+add+relu": 8, "conv+add": 3, "matmul+add": 1},
+    "resnet50": {"conv+add+relu": 33, "conv+add+add+relu": 16, "conv+add": 4, "matmul+add": 1},
+    "vgg16": {"conv+add+relu": 13, "matmul+add+relu": 2, "matmul+add": 1},
+    "mobilenet_v2": {"conv+add+clamp": 35, "conv+add+add": 10, "conv+add": 7, "matmul+add": 1},
+    "mobilenet_thin": {"conv+add+clamp": 9, "conv+add+add": 2, "conv+add": 2, "matmul+add": 1},
+    "unet": {"conv+add+relu": 18, "conv+add": 5},
+    "unet_small": {"conv+add+relu": 18, "conv+add": 5},
+    # Per layer: qkv; scores and their scale; the mix of values; two projections with their residuals; GELU.
+    "encoder": {"matmul+add": 6, "matmul+mul": 6, "matmul": 6, "matmul+add+add": 12, "matmul+add+gelu": 6},
+    "encoder_small": {"matmul+add": 2, "matmul+mul": 2, "matmul": 2, "matmul+add+add": 4, "matmul+add+gelu": 2},
+}
+
+
+@pytest.mark.parametrize("batch", [1, Dim("N", 1, 64)], ids=["batch 1", "dynamic"])
+@pytest.mark.parametrize("name", ALL)
+def test_fusion(name: str, batch: int | Dim) -> None:
+    graph = optimised(name, batch)
+    found = groups(graph)
+    assert contractions(graph) == EXPECTED[name]
+    for left in ("batch_norm", "add", "relu", "mul", "sub", "clamp", "gelu", "sqrt", "rsqrt"):
+        assert not found[left], f"{found[left]} {left} left alone: {found}"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_optimised_graphs_mean_the_same(name: str) -> None:
+    """Every pass on real networks: the optimised graph, run by the references, equals the traced one."""
+    found = driver.trace_inference(seeded(name), [example(name, 2)])
+    wanted = interpret(found.graph, [example(name, 2)], float64=True)
+    graph = driver.optimise(found.graph, driver.Options())
+    for actual, value in zip(interpret(graph, [example(name, 2)], float64=True), wanted, strict=True):
+        # Folded constants are rounded to float32 once.
+        assert relative_error(actual, value) <= 8 * float32.eps
+
+
+@pytest.mark.parametrize("name", ["resnet20", "mobilenet_thin"])
+def test_switches(name: str) -> None:
+    """Each optional pass can be left out alone; the result stays the same and the pass's work is undone."""
+    without = groups(optimised(name, disable=["fold-batch-norm"]))
+    assert "conv+add+relu" not in without
+    alone = groups(optimised(name, disable=["fuse-contraction"]))
+    assert alone["conv"] and not any(k.startswith("conv+") for k in alone)
+    x = example(name, 2)
+    wanted = ingot.compile(seeded(name), x)(x)
+    for switched in ("fold-batch-norm", "fuse-contraction", "fuse-elementwise", "assign-layout", "cse", "simplify"):
+        found = ingot.compile(seeded(name), x, disable=[switched])(x)
+        assert relative_error(found, wanted) <= 16 * float32.eps, switched
+
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("name", LARGE)
+def test_arena(name: str, batch: int) -> None:
+    """The arena is at most 2 % larger than the largest sum of live buffers."""
+    shape = (batch, *ALL[name][1])
+    found = driver.trace_inference(seeded(name), [InputSpec(shape, float32)])
+    memory = driver.build(found.graph, driver.Options()).memory
+    print(f"{name}, batch {batch}: arena {memory.arena}, live peak {memory.lower_bound}, "
+          f"separate buffers {memory.intermediates}, efficiency {memory.efficiency:.4f}")  # fmt: skip
+    assert memory.efficiency >= 0.98
+    assert memory.arena < memory.intermediates
