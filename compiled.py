@@ -1,7 +1,8 @@
-"""What ``compile`` returns: executables that take and give the structures, Tensors and arrays users pass."""
+"""What ``ingot.compile`` returns: executables that take and give the structures, Tensors and arrays users pass."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,132 +12,165 @@ import numpy as np
 from .frontend import dispatch
 from .frontend.structure import Spec, flatten, unflatten
 from .frontend.tensor import Tensor
-from .frontend.tracing import Trace, current, trace
+from .frontend.tracing import Trace, is_tracing, trace
 from .ir.errors import InputError, UnsupportedError
-from .ir.graph import Graph
 from .ir.plan import Program
 
 if TYPE_CHECKING:
     from .driver import Options, Report
-    from .frontend.optim import Optimizer
     from .runtime.executable import Executable
 
 Build = Callable[..., Program]
 
 
-def _is_data(x: Any) -> bool:
+def is_data(x: Any) -> bool:
+    """Whether ``x`` is a leaf of inputs and results."""
     return isinstance(x, (Tensor, np.ndarray))
 
 
-def _array(x: Any) -> np.ndarray:
-    return x._data if isinstance(x, Tensor) else x
+def array_of(x: Any, name: str = "") -> np.ndarray:
+    """The array of a Tensor or array; InputError for a traced Tensor, another library's or one on another device.
+
+    Anything else passes through: the runtime refuses it by name.
+    """
+    label = f"input {name!r}" if name else "an input"
+    if isinstance(x, Tensor):
+        if x._data is None:
+            raise InputError(f"{label} is a tensor of a running trace, which has no values: "
+                             "compiled code cannot be called inside a function that is being compiled; call the "
+                             "module itself")  # fmt: skip
+        return x._data
+    if not isinstance(x, np.ndarray) and hasattr(x, "device") and hasattr(x, "shape"):
+        where = str(x.device)
+        place = "" if where.startswith("cpu") else f" on device {where!r}"
+        raise InputError(f"{label}: expected a NumPy array or an ingot.Tensor on the CPU, got "
+                         f"{type(x).__module__}.{type(x).__name__}{place}; convert it with .cpu().numpy()")  # fmt: skip
+    return x
 
 
 class CompiledModule:
     """An inference executable: ``exe(*inputs, **kwargs)``.
 
-    NumPy inputs give NumPy outputs, Tensors give Tensors (also when mixed), in the structure that ``forward``
-    returned. Safe to call from several threads at once.
+    NumPy inputs give NumPy outputs; if any input is a Tensor, the results are Tensors; in the structure that
+    ``forward`` returned. Safe to call from several threads at once.
+
+    Attributes:
+        program: the compiled program (``ir.plan``): ports, kernels, memory report.
+        report: what the compile did (``driver.Report``); None for a loaded file.
     """
 
     def __init__(
-        self,
-        program: Program,
-        in_spec: Spec,
-        out_spec: Spec,
-        *,
-        threads: int | None = None,
+        self, program: Program, in_spec: Spec, out_spec: Spec, *, threads: int | None = None,
         report: Report | None = None,
-        graph: Graph | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.program = program
         self.report = report
-        self.graph = graph
         self._in_spec, self._out_spec = in_spec, out_spec
         self._threads = threads
         self._executable: Executable | None = None
+        self._lock = threading.Lock()
         positional, keywords = in_spec.children
-        self._simple = (
-            len(positional.children)
-            if not keywords.children and all(c.kind == "leaf" for c in positional.children)
-            else -1
-        )
+        flat = not keywords.children and all(c.kind == "leaf" for c in positional.children)
+        # Number of inputs if they are plain positional ones: the usual call skips the structure check.
+        self._plain = len(positional.children) if flat else -1
         self._single = out_spec.kind == "leaf"
 
     @property
     def executable(self) -> Executable:
-        """The runtime object (``ArtifactError`` if this CPU cannot run the code)."""
+        """The runtime object; UnsupportedError if this machine cannot run the code."""
         if self._executable is None:
             from .runtime.executable import Executable
 
-            self._executable = Executable(self.program, threads=self._threads)
+            with self._lock:
+                if self._executable is None:
+                    self._executable = Executable(self.program, threads=self._threads)
         return self._executable
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == self._simple and not kwargs:
-            leaves: Sequence[Any] = args
-        else:
-            leaves = self._leaves(args, kwargs)
-        executable = self._executable or self.executable
+        leaves: Sequence[Any] = args if len(args) == self._plain and not kwargs else self._leaves(args, kwargs)
         tensors = False
         arrays = []
         for x in leaves:
-            if isinstance(x, Tensor):
-                tensors = True
-                x = x._data
+            if type(x) is not np.ndarray:
+                tensors |= isinstance(x, Tensor)
+                x = array_of(x, self.program.inputs[len(arrays)].name)
             arrays.append(x)
-        results: list[Any] = executable.run(arrays)
+        results: list[Any] = (self._executable or self.executable).run(arrays)
         if tensors:
             results = [dispatch.from_array(r) for r in results]
         return results[0] if self._single else unflatten(self._out_spec, results)
 
     def run_into(self, out: Any, *args: Any, **kwargs: Any) -> None:
-        """Run and write the results into ``out`` (one array or Tensor, or the structure ``forward`` returns).
+        """Run and write the results into ``out`` (arrays or Tensors in the structure that ``forward`` returns).
 
-        Allocates nothing. InputError if ``out`` does not have the results' shapes and dtypes, is not
-        contiguous, or overlaps an input.
+        Allocates nothing. InputError if ``out`` does not have the results' structure, shapes and dtypes, is
+        not contiguous and writable, or overlaps an input.
         """
-        outs, spec = flatten(out, _is_data)
-        if len(outs) != self._out_spec.num_leaves:
-            raise InputError(f"run_into: {self._out_spec.num_leaves} results but {len(outs)} arrays to write to")
-        leaves = args if len(args) == self._simple and not kwargs else self._leaves(args, kwargs)
-        self.executable.run_into([_array(o) for o in outs], [_array(x) for x in leaves])
+        if self._single and is_data(out):
+            outs = [out]
+        else:
+            outs, spec = flatten(out, is_data)
+            if not same_structure(spec, self._out_spec):
+                raise InputError(f"run_into: out has the structure {describe(spec)}; the results are "
+                                 f"{describe(self._out_spec)}")  # fmt: skip
+        leaves = args if len(args) == self._plain and not kwargs else self._leaves(args, kwargs)
+        names = self.program.inputs
+        arrays = [x if type(x) is np.ndarray else array_of(x, names[i].name) for i, x in enumerate(leaves)]
+        self.executable.run_into([array_of(o, "out") for o in outs], arrays)
 
     def _leaves(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         wanted = self._in_spec.children[1]
         if set(kwargs) != set(wanted.keys):
-            raise InputError(
-                f"keyword inputs {sorted(kwargs)}; this executable was compiled with {sorted(wanted.keys)}"
-            )
-        ordered = {key: kwargs[key] for key in wanted.keys}
-        leaves, spec = flatten((tuple(args), ordered), _is_data)
-        if not _same_structure(spec, self._in_spec):
-            raise InputError(
-                f"inputs have the structure {describe(spec)}; compiled for {describe(self._in_spec)} "
-                f"({', '.join(p.name for p in self.program.inputs)})"
-            )
+            raise InputError(f"keyword inputs {sorted(kwargs)} given; compiled for {sorted(wanted.keys)}")
+        expected = ", ".join(f"{p.name}: {p.type}" for p in self.program.inputs)
+        count = len(self._in_spec.children[0].children)
+        if len(args) != count:
+            raise InputError(f"{self.program.name!r} takes {count} positional inputs, got {len(args)}; its tensors are "
+                             f"({expected})")  # fmt: skip
+        leaves, spec = flatten((tuple(args), {key: kwargs[key] for key in wanted.keys}), is_data)
+        if not same_structure(spec, self._in_spec):
+            raise InputError(f"inputs have the structure {describe(spec)}; compiled for {describe(self._in_spec)} with "
+                             f"the tensors ({expected})")  # fmt: skip
         return leaves
 
     def save(self, path: str | Path) -> None:
-        """Write an ``.ingot`` file: code, plan and weights; readable by ``load_executable``."""
+        """Write an ``.ingot`` file: code, plan and weights; readable by ``ingot.load_executable``.
+
+        The file appears complete or not at all. UnsupportedError if the structure of inputs or results holds
+        objects that a file cannot (None, numbers and strings can).
+        """
+        from . import __version__
         from .runtime import artifact
 
+        for name, spec in (("in_spec", self._in_spec), ("out_spec", self._out_spec)):
+            try:
+                text = spec.to_json()
+                plain = same_structure(Spec.from_json(text), spec)
+            except (TypeError, ValueError):
+                plain = False
+            if not plain:
+                what = "inputs" if name == "in_spec" else "results"
+                raise UnsupportedError(f"cannot save: the structure of the {what} {describe(spec)} holds objects that "
+                                       "are not plain data (None, bool, int, float, str)")  # fmt: skip
+            self.program.metadata[name] = text
+        self.program.metadata["ingot"] = __version__
         artifact.save(self.program, path)
 
     def __repr__(self) -> str:
         p = self.program
-        ins = ", ".join(f"{i.name}: {i.type}" for i in p.inputs if i.role == "input")
+        ins = ", ".join(f"{i.name}: {i.type}" for i in p.inputs)
         outs = ", ".join(f"{o.name}: {o.type}" for o in p.outputs)
         return f"<ingot executable {p.name}({ins}) -> ({outs}), {len(p.steps)} kernels, {p.target_name}>"
 
 
-def _same_structure(a: Spec, b: Spec) -> bool:
+def same_structure(a: Spec, b: Spec) -> bool:
+    """Equal but for leaf numbers and the classes of namedtuples."""
     stack = [(a, b)]
     while stack:
         x, y = stack.pop()
         if x.kind != y.kind or x.keys != y.keys or len(x.children) != len(y.children):
             return False
-        if x.kind == "const" and x.value != y.value:
+        if x.kind == "const" and (type(x.value) is not type(y.value) or x.value != y.value):
             return False
         stack.extend(zip(x.children, y.children, strict=True))
     return True
@@ -151,197 +185,157 @@ def describe(spec: Spec) -> str:
     parts = [describe(c) for c in spec.children]
     if spec.kind == "dict":
         return "{" + ", ".join(f"{k!r}: {p}" for k, p in zip(spec.keys, parts, strict=True)) + "}"
+    if spec.kind == "namedtuple":
+        return f"{spec.value.__name__}({', '.join(parts)})"
     return ("[%s]" if spec.kind == "list" else "(%s)") % ", ".join(parts)
 
 
-class _StatefulProgram:
-    """A program with live states: every call passes the states' present arrays and writes updates into them."""
+class Variant:
+    """A program with live states: every call passes the states' present arrays; updates are written into them."""
 
-    def __init__(self, found: Trace, program: Program, threads: int | None, report: Report) -> None:
+    def __init__(self, found: Trace, program: Program, threads: int | None, report: Report, keep: Any) -> None:
         from .runtime.executable import Executable
 
         self.executable = Executable(program, threads=threads)
         self.program = program
         self.report = report
-        self.graph = found.graph
         self.out_spec = found.out_spec
         self.states = [found.states[p.name] for p in program.inputs if p.role != "input"]
-        self.results = found.out_spec.num_leaves
-        # Updates are written in place; the trailing outputs only name them.
-        self.updated = [p.updates for p in program.outputs[self.results :]]
+        self._results = found.out_spec.num_leaves
+        first = len(program.inputs) - len(self.states)
+        self._updated = [p.updates - first for p in program.outputs if p.updates >= 0]
+        self.slots: list[tuple[int, Tensor, str]] | None = None  # states that are looked up (training steps)
+        self._keep = keep  # signatures hold ids of these objects
 
-    def run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        for state in self.states:
-            if not state._data.flags.c_contiguous:
-                state._data = np.ascontiguousarray(state._data)
-        return self.executable.run(arrays + [s._data for s in self.states])[: self.results]
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        held = [s._data for s in self.states]
+        copied = [i for i in self._updated if not held[i].flags.c_contiguous]
+        arrays = list(held)
+        for i in copied:
+            arrays[i] = held[i].copy(order="C")
+        results = self.executable.run(inputs + arrays)[: self._results]
+        for i in copied:
+            held[i][...] = arrays[i]
+        return results
 
 
-def _signature(leaves: Sequence[Any], spec: Spec, model: Any) -> tuple[Any, ...]:
-    """What a compiled variant depends on: input types, structure, modes, and which tensors are the states."""
-    shapes = tuple((_array(x).shape, _array(x).dtype) for x in leaves)
-    modules = list(model.modules()) if hasattr(model, "modules") else []
-    modes = tuple(m.training for m in modules)
-    states: list[tuple[int, bool, Any]] = []
-    if modules:
-        states = [(id(p), p.requires_grad, p._data.dtype) for p in model.parameters()]
-        states += [(id(b), False, b._data.dtype) for b in model.buffers()]
-    return shapes, describe(spec), modes, tuple(states)
+def signature(leaves: Sequence[Any], structure: str, *modules: Any) -> tuple[tuple[Any, ...], list[Any]]:
+    """(what a variant depends on: input types, structure, modes, the states' identities; the objects named by id)."""
+    key: list[Any] = [structure, tuple((x.shape, x.dtype) for x in leaves)]
+    keep: list[Any] = []
+    for root in modules:
+        for m in root.modules() if hasattr(root, "modules") else ():
+            keep.append(m)
+            key.append((id(m), m.training))
+            for p in m._parameters.values():
+                if p is not None:
+                    keep.append(p)
+                    key.append((id(p), p.requires_grad, p._data.dtype, p._data.shape))
+            for b in m._buffers.values():
+                if b is not None:
+                    keep.append(b)
+                    key.append((id(b), b._data.dtype, b._data.shape))
+    return tuple(key), keep
+
+
+def function_name(model: Any) -> str:
+    """Name of a module's class or of a function, as an identifier."""
+    name = getattr(model, "__name__", None) or type(model).__name__
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+class _Compiling:
+    """What live modules and training steps share: variants by signature, made under a lock."""
+
+    def __init__(self, options: Options, build: Build) -> None:
+        self.options, self.build = options, build
+        self.variants: dict[tuple[Any, ...], Variant] = {}
+        self.lock = threading.RLock()
+
+    def variant(self, key: tuple[Any, ...], keep: Any, trace_it: Callable[[], Trace]) -> Variant:
+        found = self.variants.get(key)
+        if found is not None:
+            return found
+        from .driver import Report
+
+        with self.lock:
+            if key not in self.variants:
+                report = Report()
+                with report.stage("trace"):
+                    traced = trace_it()
+                program = self.build(traced.graph, self.options, report)
+                self.variants[key] = Variant(traced, program, self.options.threads, report, keep)
+            return self.variants[key]
+
+
+# Methods of Module that return the module: on a live module they return the live module.
+_FLUENT = frozenset({
+    "apply", "bfloat16", "cpu", "double", "eval", "float", "half", "requires_grad_", "to", "train", "type",
+})  # fmt: skip
 
 
 class LiveModule:
     """A module compiled on demand: one variant per input signature, train/eval mode and set of parameters.
 
-    Parameters and buffers are read (and running statistics written) where they are, so loading a state dict
-    or an optimiser step shows at the next call. Attributes are the wrapped module's.
+    Parameters and buffers are read (and running statistics written) where they are, so loading a state dict or
+    an optimiser step shows at the next call. Attributes are the wrapped module's. Forward hooks, and whatever
+    else in ``forward`` is not a tensor operation, run when a variant is traced, not at every call.
     """
 
     def __init__(self, model: Any, options: Options, build: Build) -> None:
-        self.__dict__.update(_model=model, _options=options, _build=build, _variants={})
+        self.__dict__.update(_model=model, _compiling=_Compiling(options, build))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+        if "_model" not in self.__dict__:  # a copy under construction
+            raise AttributeError(name)
+        value = getattr(self._model, name)
+        if name not in _FLUENT or not callable(value):
+            return value
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            result = value(*args, **kwargs)
+            return self if result is self._model else result
+
+        return method
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._model, name, value)
 
+    def __delattr__(self, name: str) -> None:
+        delattr(self._model, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._model)})
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The compiled variants so far, oldest first (``.program``, ``.report``)."""
+        return list(self._compiling.variants.values())
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        leaves, spec = flatten((args, kwargs), _is_data)
-        key = _signature(leaves, spec, self._model)
-        variant = self._variants.get(key)
-        if variant is None:
-            variant = self._variants[key] = self._compile(args, kwargs)
-        results: list[Any] = variant.run([_array(x) for x in leaves])
+        if is_tracing():
+            return self._model(*args, **kwargs)
+        leaves: Sequence[Any] = args
+        structure = str(len(args))
+        if kwargs or not all(is_data(a) for a in args):
+            for x in (*args, *kwargs.values()):
+                array_of(x)  # refuses other libraries' tensors, which would pass for constants
+            leaves, spec = flatten((args, kwargs), is_data)
+            structure = describe(spec)
+        arrays = [array_of(x) for x in leaves]
+        key, keep = signature(arrays, structure, self._model)
+        variant = self._compiling.variant(
+            key, keep, lambda: trace(self._model, args, kwargs, name=function_name(self._model))
+        )
+        results: list[Any] = variant.run(arrays)
         if any(isinstance(x, Tensor) for x in leaves):
             results = [dispatch.from_array(r) for r in results]
         return unflatten(variant.out_spec, results)
-
-    def _compile(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> _StatefulProgram:
-        from .driver import Report
-
-        report = Report()
-        with report.stage("trace"):
-            found = trace(self._model, args, kwargs, name=type(self._model).__name__)
-        program = self._build(found.graph, self._options, report)
-        return _StatefulProgram(found, program, self._options.threads, report)
 
     def __repr__(self) -> str:
         return f"<ingot live module of {self._model!r}>"
 
 
-class TrainingStep:
-    """See ``driver.compile_step``."""
-
-    def __init__(
-        self, model: Any, loss_fn: Callable[..., Any], optimizer: Optimizer, options: Options, build: Build
-    ) -> None:
-        self.model, self.loss_fn, self.optimizer = model, loss_fn, optimizer
-        self._options, self._build = options, build
-        self._variants: dict[tuple[Any, ...], _StatefulProgram] = {}
-        self._hyper: dict[tuple[int, str], Tensor] = {}
-
-    def __call__(self, *inputs: Any) -> Tensor:
-        """Run one step on ``(*model_inputs, target)``; returns the loss before the update, a 0-d Tensor."""
-        if len(inputs) < 2:
-            raise InputError("a training step takes the model's inputs and the target: step(x, y)")
-        leaves, spec = flatten((inputs, {}), _is_data)
-        key = (*_signature(leaves, spec, self.model), self._group_signature())
-        variant = self._variants.get(key)
-        if variant is None:
-            variant = self._variants[key] = self._compile(inputs)
-        self._refresh_hyper()
-        (loss,) = variant.run([_array(x) for x in leaves])
-        return dispatch.from_array(loss)
-
-    @property
-    def variants(self) -> list[_StatefulProgram]:
-        """The compiled variants so far, oldest first (``.program``, ``.graph``, ``.report``)."""
-        return list(self._variants.values())
-
-    def _group_signature(self) -> tuple[Any, ...]:
-        return tuple(
-            (
-                tuple(id(p) for p in group["params"]),
-                tuple(sorted(self.optimizer.graph_hyper(group))),
-                tuple((k, v) for k, v in sorted(group.items()) if isinstance(v, bool)),
-            )
-            for group in self.optimizer.param_groups
-        )
-
-    def _refresh_hyper(self) -> None:
-        for g, group in enumerate(self.optimizer.param_groups):
-            for name, value in self.optimizer.graph_hyper(group).items():
-                held = self._hyper.get((g, name))
-                if held is not None:
-                    held._data[...] = value
-
-    def _compile(self, inputs: Sequence[Any]) -> _StatefulProgram:
-        from .driver import Report
-
-        report = Report()
-        model, optimizer = self.model, self.optimizer
-        states: dict[str, Tensor] = {}
-        roles: dict[str, str] = {}
-        names: dict[int, str] = {}
-        for name, p in model.named_parameters():
-            states[name], roles[name], names[id(p)] = p, "parameter", name
-        for name, b in model.named_buffers():
-            states[name], roles[name] = b, "buffer"
-        plan = self._plan_updates(names, states, roles)
-
-        def step(*args: Any) -> Any:
-            loss = self.loss_fn(model(*args[:-1]), args[-1])
-            if loss.ndim != 0:
-                raise UnsupportedError(f"the loss has shape {tuple(loss.shape)}; a training step needs a 0-d loss "
-                                       "(reduction='mean' or 'sum')")  # fmt: skip
-            self._update(loss, plan)
-            return loss
-
-        with report.stage("trace"):
-            found = trace(step, inputs, states=states, roles=roles, name=type(model).__name__ + "_step")
-        program = self._build(found.graph, self._options, report)
-        return _StatefulProgram(found, program, self._options.threads, report)
-
-    def _plan_updates(
-        self, names: dict[int, str], states: dict[str, Tensor], roles: dict[str, str]
-    ) -> list[tuple[Tensor, dict[str, Tensor], dict[str, Any]]]:
-        """(parameter, its optimiser state, numbers) for every trainable parameter; registers the states."""
-        optimizer = self.optimizer
-        plan = []
-        for g, group in enumerate(optimizer.param_groups):
-            hyper: dict[str, Any] = dict(group)
-            dtype = next((p.dtype for p in group["params"]), None)
-            for name, value in optimizer.graph_hyper(group).items():
-                held = self._hyper.get((g, name))
-                if held is None:
-                    array = np.array(value, dtype.numpy)  # type: ignore[union-attr]
-                    held = self._hyper[(g, name)] = dispatch.from_array(array)
-                hyper[name] = held
-                states[f"group{g}.{name}"], roles[f"group{g}.{name}"] = held, "scalar"
-            for p in group["params"]:
-                if not p.requires_grad:
-                    continue
-                if id(p) not in names:
-                    raise UnsupportedError("the optimizer holds a parameter that is not one of the model's")
-                if not optimizer.state.get(p):
-                    optimizer.state[p] = optimizer.init_state(p)
-                held_state = {k: v for k, v in optimizer.state[p].items() if isinstance(v, Tensor)}
-                for k, v in held_state.items():
-                    key = f"{names[id(p)]}.{k}"
-                    states[key], roles[key] = v, "state"
-                plan.append((p, held_state, hyper))
-        return plan
-
-    def _update(self, loss: Tensor, plan: list[tuple[Tensor, dict[str, Tensor], dict[str, Any]]]) -> None:
-        """Inside the trace: differentiate the loss and apply the optimiser's rule to every parameter."""
-        from .passes.differentiate import gradients
-
-        tracer = current()
-        assert tracer is not None and loss._value is not None
-        values = [tracer.value_of(p) for p, _, _ in plan]
-        grads = gradients(tracer.graph, loss._value, values, stop=tracer.detached)
-        for (p, state, hyper), grad in zip(plan, grads, strict=True):
-            new_p, new_state = self.optimizer._update(p, dispatch.from_value(grad, tracer), state, hyper)
-            for key, value in new_state.items():
-                state[key]._assign(value)
-            p._assign(new_p)
+def unwrap(model: Any) -> Any:
+    """The module inside a live one; anything else as it is."""
+    return model.__dict__["_model"] if isinstance(model, LiveModule) else model

@@ -6,6 +6,7 @@ the model; ``compile_step`` a whole training step; ``load_executable`` reads wha
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,19 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .compiled import CompiledModule, LiveModule, TrainingStep
-from .frontend.structure import Spec
+from .compiled import CompiledModule, LiveModule, function_name, unwrap
+from .frontend.structure import Spec, flatten, unflatten
 from .frontend.tracing import InputSpec, Trace, trace
 from .ir.dims import Dim
-from .ir.errors import UnsupportedError
+from .ir.errors import ArtifactError, PassError, UnsupportedError
 from .ir.graph import Graph
 from .ir.plan import Program
 from .ir.target import Target
-from .passes.manager import PassContext, PassManager, PassRecord
 
+# Passes and the code generator are imported when something is compiled: loading an artefact needs neither.
 if TYPE_CHECKING:
     from .frontend.optim import Optimizer
     from .frontend.tensor import Tensor
+    from .ir.kernels import KernelLibrary
+    from .passes.manager import PassRecord
+    from .training import TrainingStep
 
 PRECISIONS = ("float32",)
 
@@ -42,7 +46,7 @@ class Options:
         target: None or ``"host"`` (this CPU), a target name (``ir.target``), or a Target.
         cache: use the kernel cache on disk.
         disable: names of passes to leave out.
-        dump: folder for the numbered text of every stage.
+        dump: folder for the text of the graph after every pass, numbered.
         verify: run the IR verifier after each pass.
         progress: called with (kernels done, kernels in all, current layer).
     """
@@ -61,6 +65,11 @@ class Options:
             raise UnsupportedError(f"precision {self.precision!r}: this version computes in {', '.join(PRECISIONS)}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, not {self.threads}")
+
+    @property
+    def reproducer_dir(self) -> Path:
+        """Where files that replay internal failures go."""
+        return Path(self.dump) if self.dump is not None else Path(tempfile.gettempdir()) / "ingot-failures"
 
     def resolve_target(self) -> Target:
         from .codegen.host import host_target, target_named
@@ -88,36 +97,68 @@ class Report:
 
 
 def optimise(graph: Graph, options: Options, report: Report | None = None) -> Graph:
-    """Run the standard pipeline on ``graph`` in place and return it."""
+    """Run the standard pipeline on ``graph`` in place and return it.
+
+    PassError names a pass that failed and the file that replays it (in ``options.dump`` or the temporary folder).
+    """
     from .codegen.library import NativeKernels
+    from .passes.manager import PassContext, PassManager
     from .passes.pipeline import standard
 
     report = report or Report()
     target = options.resolve_target()
     context = PassContext(target, NativeKernels(target))
-    manager = PassManager(
-        standard(),
-        verify=options.verify,
-        disabled=frozenset(options.disable),
-        dump_dir=None if options.dump is None else Path(options.dump),
-    )
-    report.passes = manager.run(graph, context)
+    settings: dict[str, Any] = {"verify": options.verify, "disabled": frozenset(options.disable)}
+    original, _ = graph.clone()
+    try:
+        report.passes = PassManager(standard(), dump_dir=options.dump, **settings).run(graph, context)
+    except PassError:
+        # Once more from the start with a snapshot before every pass: only failures pay for those.
+        again = PassContext(target, NativeKernels(target))
+        PassManager(standard(), reproducer_dir=options.reproducer_dir, **settings).run(original, again)
+        raise
     report.log = [str(entry) for entry in context.log]
     return graph
+
+
+def refuse_unsupported(graph: Graph, kernels: KernelLibrary, target: Target) -> None:
+    """UnsupportedError listing every node of an optimised graph for which there is no kernel."""
+    from .passes.schedule_updates import is_alias
+
+    items = []
+    for node in graph:
+        if node.op == "constant" or is_alias(node):
+            continue
+        reason = kernels.supports(node)
+        if reason is not None:
+            types = ", ".join(str(v.type) for v in node.inputs)
+            place = f" at {node.source.file}:{node.source.line}" if node.source.file else ""
+            items.append(f"{node.source.module or '(root)'}: {node.op} on {types}{place}: {reason}")
+    if items:
+        raise UnsupportedError(f"{len(items)} operators in {graph.name} cannot be compiled for {target.name}:", items)
 
 
 def build(
     graph: Graph, options: Options, report: Report | None = None, metadata: Mapping[str, str] | None = None
 ) -> Program:
-    """Optimise ``graph`` in place and compile it to a Program."""
-    from .program import KernelCompiler, build_program
+    """Optimise ``graph`` in place and compile it to a Program.
+
+    Raises UnsupportedError listing every operator without a kernel; PassError and KernelError for internal
+    failures, with the file that replays them.
+    """
+    from .codegen.library import NativeKernels
+    from .kernel_failure import ReportingCompiler
+    from .program import build_program
     from .runtime.cache import KernelCache
 
     report = report or Report()
+    target = options.resolve_target()
     with report.stage("passes"):
         optimise(graph, options, report)
     with report.stage("kernels"):
-        compiler = KernelCompiler(options.resolve_target(), KernelCache() if options.cache else None)
+        refuse_unsupported(graph, NativeKernels(target), target)
+        cache = KernelCache.default() if options.cache else None
+        compiler = ReportingCompiler(target, cache, options.reproducer_dir)
         program = build_program(graph, compiler, metadata=metadata, progress=options.progress)
     report.compiled, report.reused = compiler.compiled, compiler.reused
     return program
@@ -162,46 +203,59 @@ def evaluation_mode(model: Any) -> Any:
 Dynamic = Dim | Mapping[Any, Any] | bool | None
 
 
-def describe_inputs(args: Sequence[Any], dynamic: Dynamic, names: Sequence[str] = ()) -> list[Any]:
-    """The examples with the axes that ``dynamic`` names replaced by Dims (as InputSpecs).
+def describe_inputs(
+    args: Sequence[Any], dynamic: Dynamic, names: Sequence[str] = (), kwargs: Mapping[str, Any] | None = None
+) -> tuple[list[Any], dict[str, Any]]:
+    """(args, kwargs) with the axes that ``dynamic`` names replaced by Dims (as InputSpecs).
 
     ``dynamic``: a Dim (axis 0 of every input), ``{axis: Dim}`` (every input), ``{input name or position:
-    {axis: Dim}}``, or True (axis 0 is ``Dim("N")`` without a bound).
+    {axis: Dim}}``, or True (axis 0 is ``Dim("N")`` without a bound). Inputs without axes stay as they are in
+    the first two forms; a nested input stands for all tensors in it.
     """
+    kwargs = dict(kwargs or {})
     if dynamic is None or dynamic is False:
-        return list(args)
+        return list(args), kwargs
     if dynamic is True:
         dynamic = Dim("N")
     if isinstance(dynamic, Dim):
         dynamic = {0: dynamic}
-    per_input = all(isinstance(v, Mapping) for v in dynamic.values())
-    known = {*names, *range(len(args))}
-    if per_input and (unknown := set(dynamic) - known):
-        raise ValueError(f"dynamic names inputs {sorted(map(str, unknown))}; the model has {list(names)}")
+    labels: list[Any] = [names[i] if i < len(names) else i for i in range(len(args))]
+    if not all(isinstance(axes, Mapping) for axes in dynamic.values()):
+        table: dict[Any, Mapping[int, Dim]] = dict.fromkeys([*labels, *kwargs], dynamic)  # type: ignore[arg-type]
+        everywhere = True
+    else:
+        by_position = {i: label for i, label in enumerate(labels)}
+        table = {by_position.get(key, key): axes for key, axes in dynamic.items()}
+        everywhere = False
+        unknown = [key for key in table if key not in labels and key not in kwargs]
+        if unknown:
+            raise ValueError(f"dynamic names inputs {unknown}; the inputs are {[*labels, *kwargs]}")
+
+    def described(label: Any, arg: Any) -> Any:
+        return _with_dims(arg, table.get(label, {}), f"input {label!r}", everywhere)
+
+    given = [described(label, arg) for label, arg in zip(labels, args, strict=True)]
+    return given, {key: described(key, arg) for key, arg in kwargs.items()}
+
+
+def _with_dims(arg: Any, axes: Mapping[int, Dim], name: str, skip_scalars: bool) -> Any:
+    leaves, spec = flatten(arg, lambda x: as_spec(x) is not None)
     out = []
-    for i, arg in enumerate(args):
-        name = names[i] if i < len(names) else None
-        axes = dynamic.get(name, dynamic.get(i, {})) if per_input else dynamic
-        out.append(_with_dims(arg, axes, name or f"input {i}"))
-    return out
-
-
-def _with_dims(arg: Any, axes: Mapping[int, Dim], name: str) -> Any:
-    if isinstance(arg, (list, tuple)) and not hasattr(arg, "_fields"):
-        return type(arg)(_with_dims(a, axes, name) for a in arg)
-    if isinstance(arg, dict):
-        return {k: _with_dims(a, axes, f"{name}[{k!r}]") for k, a in arg.items()}
-    spec = as_spec(arg)
-    if spec is None or not axes:
-        return arg
-    shape = list(spec.shape)
-    for axis, dim in axes.items():
-        if not isinstance(dim, Dim):
-            raise TypeError(f"dynamic: axis {axis} of {name} must be a Dim, not {type(dim).__name__}")
-        if not -len(shape) <= axis < len(shape):
-            raise ValueError(f"dynamic: {name} has no axis {axis} (shape {tuple(shape)})")
-        shape[axis] = dim
-    return InputSpec(tuple(shape), spec.dtype)
+    for leaf in leaves:
+        described = as_spec(leaf)
+        assert described is not None
+        shape = list(described.shape)
+        if not axes or (skip_scalars and not shape):
+            out.append(leaf)
+            continue
+        for axis, dim in axes.items():
+            if not isinstance(dim, Dim):
+                raise TypeError(f"dynamic: axis {axis} of {name} must be a Dim, not {type(dim).__name__}")
+            if not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
+                raise ValueError(f"dynamic: {name} has no axis {axis!r} (shape {tuple(shape)})")
+            shape[axis] = dim
+        out.append(InputSpec(tuple(shape), described.dtype))
+    return unflatten(spec, out)
 
 
 def as_spec(arg: Any) -> InputSpec | None:
@@ -222,9 +276,10 @@ def trace_inference(
     model: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic: Dynamic = None
 ) -> Trace:
     """The frozen inference graph of ``model`` on examples or InputSpecs."""
-    name = type(model).__name__ if not isinstance(model, type(trace)) else model.__name__
+    model = unwrap(model)
+    args, kwargs = describe_inputs(args, dynamic, input_names(model), kwargs)
     with evaluation_mode(model):
-        found = trace(model, describe_inputs(args, dynamic, input_names(model)), kwargs, name=_identifier(name))
+        found = trace(model, args, kwargs, name=function_name(model))
     freeze(found.graph, found.states)
     return found
 
@@ -238,10 +293,6 @@ def input_names(model: Any) -> list[str]:
     except (TypeError, ValueError):
         return []
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-
-
-def _identifier(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name) or "main"
 
 
 # -- what users call ----------------------------------------------------------------------------------
@@ -259,7 +310,8 @@ def compile(
 
     With ``examples`` (Tensors, arrays or ``InputSpec``s; nested structures allowed): an inference executable
     in eval mode, weights frozen at their present values. Without: a ``LiveModule`` that compiles at the first
-    call for each input signature and follows parameters and train/eval mode.
+    call for each input signature and follows parameters and train/eval mode. ``forward`` itself (and hooks)
+    run once per compile, on symbolic tensors.
 
     Args:
         kwargs: keyword inputs of ``forward``.
@@ -282,15 +334,8 @@ def compile(
     report = Report()
     with report.stage("trace"):
         found = trace_inference(model, examples, kwargs, dynamic)
-    program = build(found.graph, settings, report, structure_metadata(found))
-    return CompiledModule(program, found.in_spec, found.out_spec, threads=threads, report=report, graph=found.graph)
-
-
-def structure_metadata(found: Trace) -> dict[str, str]:
-    """The call structure as text, kept in artefacts."""
-    from . import __version__
-
-    return {"in_spec": found.in_spec.to_json(), "out_spec": found.out_spec.to_json(), "ingot": __version__}
+    program = build(found.graph, settings, report)
+    return CompiledModule(program, found.in_spec, found.out_spec, threads=threads, report=report)
 
 
 def compile_step(
@@ -310,6 +355,8 @@ def compile_step(
     signature and follows train/eval mode and ``requires_grad``; the learning rate and the other numbers of
     ``optimizer.param_groups`` are read at every call.
     """
+    from .training import TrainingStep
+
     settings = Options(threads=threads, precision=precision, target=target, **options)
     return TrainingStep(model, loss_fn, optimizer, settings, build)
 
@@ -322,6 +369,12 @@ def load_executable(path: str | Path, *, threads: int | None = None, verify: boo
     from .runtime import artifact
 
     program = artifact.load(path, verify=verify)
-    in_spec = Spec.from_json(program.metadata["in_spec"])
-    out_spec = Spec.from_json(program.metadata["out_spec"])
+    try:
+        in_spec = Spec.from_json(program.metadata["in_spec"])
+        out_spec = Spec.from_json(program.metadata["out_spec"])
+        fits = (in_spec.num_leaves, out_spec.num_leaves) == (len(program.inputs), len(program.outputs))
+    except (KeyError, TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise ArtifactError(f"{path}: the structure of inputs and results is missing or damaged; compile again")
     return CompiledModule(program, in_spec, out_spec, threads=threads)

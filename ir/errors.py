@@ -68,5 +68,10 @@ class PassError(IngotError):
     """A compiler pass failed. Internal error; the message names the pass and the reproducer file."""
 
 
+class KernelError(IngotError):
+    """Code generation failed for a kernel. Internal error; the message names the operator, its source line and
+    the file that replays the failure."""
+
+
 class CheckError(IngotError):
     """Compiled results depart from the float64 oracle; the message names the first operator."""
