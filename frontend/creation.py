@@ -105,6 +105,9 @@ def full(
     shape = shaping.sizes_of((tuple(size),))
     if any(isinstance(e, DimExpr) for e in shape) or dispatch.is_tensor(fill_value):
         out = dispatch.apply("expand", promotion.operand(fill_value, kind), shape=shape)
+        out._alias = None  # a tensor of its own, not a view of the fill value
+        if out._value is None:
+            out = dispatch.mark_local(np.array(out._data))
     else:
         if any(e < 0 for e in shape):  # type: ignore[operator]
             raise RuntimeError(f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}")  # type: ignore[type-var]

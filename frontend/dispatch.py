@@ -81,7 +81,8 @@ def apply(op: str, *tensors: Tensor, **attrs: Any) -> Any:
     results = _evaluate(op, [t._data for t in tensors], attrs)
     if tracer is not None:
         for t in results:
-            t._trace = tracer
+            # A view of a tensor from outside of forward is outside, too: writes to it are refused.
+            t._trace = tensors[0]._trace if op in VIEWS else tracer
         if op in VIEWS:
             tracer.link_views(tensors[0], results[0])
     return results[0] if len(results) == 1 else tuple(results)

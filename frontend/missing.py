@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 SAME_SHAPE = frozenset((
     "acos", "acosh", "addcdiv", "addcmul", "argsort", "asin", "asinh", "atan", "atanh", "cosh", "cumprod", "cumsum",
-    "digamma", "erfc", "erfinv", "exp2", "frac", "hardshrink", "index_add", "index_copy", "index_fill", "lerp", "lgamma",
+    "digamma", "erfc", "erfinv", "exp2", "frac", "hardshrink", "index_add", "index_copy", "index_fill", "lerp",
+    "lgamma",
     "log10", "log2", "logcumsumexp", "logit", "masked_scatter", "nan_to_num", "renorm", "roll", "scatter", "sinc",
     "sinh", "softshrink", "tan", "tril", "triu",
 ))  # fmt: skip

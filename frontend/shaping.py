@@ -209,7 +209,11 @@ def repeat(input: Tensor, *sizes: Any) -> Tensor:
     interleaved = [e for extent in shape for e in (1, extent)]
     expanded = [e for n, extent in zip(times, shape, strict=True) for e in (n, extent)]
     out = dispatch.apply("expand", reshape(input, *interleaved), shape=tuple(expanded))
-    return reshape(out, *(n * e for n, e in zip(times, shape, strict=True))).contiguous()
+    out = reshape(out, *(n * e for n, e in zip(times, shape, strict=True)))
+    if out._value is not None:
+        out._alias = None  # a copy in eager mode: writes to it do not concern ``input``
+        return out
+    return dispatch.mark_local(np.array(out._data))
 
 
 def flip(input: Tensor, *dims_: Any) -> Tensor:

@@ -59,13 +59,15 @@ class Trace:
 
 
 class _AliasGroup:
-    """Tensors that share memory in eager mode. ``version`` counts the writes through any of them."""
+    """Tensors that share memory in eager mode. ``version`` counts the writes through any of them; ``state`` names the
+    state whose memory it is, if any."""
 
-    __slots__ = ("version", "writer")
+    __slots__ = ("state", "version", "writer")
 
-    def __init__(self) -> None:
+    def __init__(self, state: str) -> None:
         self.version = 0
         self.writer = ""
+        self.state = state
 
 
 class _State:
@@ -204,7 +206,7 @@ class Tracer:
         """Note that ``view`` shares memory with ``source``."""
         holder = self._holder(source)
         if holder._alias is None:
-            holder._alias = _AliasGroup()
+            holder._alias = _AliasGroup(holder.name if isinstance(holder, _State) else "")
             holder._alias_seen = 0
         view._alias, view._alias_seen = holder._alias, holder._alias.version
 
@@ -227,6 +229,14 @@ class Tracer:
                 op, [target, new], "the target is neither traced nor a registered parameter or buffer",
                 "register it with register_buffer, or create it inside forward",
             )  # fmt: skip
+            return True
+        if state is None and target._alias is not None and target._alias.state:
+            self.unsupported(
+                op,
+                [target, new],
+                f"the target is a view of {target._alias.state!r}; only whole parameters and buffers can be written",
+                "writing the whole tensor",
+            )
             return True
         if state is None and target._value is None and not self.owns(new):
             self.check_fresh(target)

@@ -297,6 +297,38 @@ def test_writing_through_a_view_makes_the_other_stale():
     trace(fine, (InputSpec((2, 3)),))
 
 
+def test_writes_through_views_of_outside_memory_are_refused():
+    class Bad(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", ig.zeros(2, 3))
+            self.plain = ig.zeros(2, 3)
+
+        def forward(self, x):
+            self.seen.view(-1).add_(1)
+            self.seen.data.add_(x)
+            self.plain.view(-1).add_(1)
+            return x
+
+    with pytest.raises(UnsupportedError) as info:
+        trace(Bad(), (InputSpec((2, 3)),))
+    assert [("view of 'seen'" in i, "register_buffer" in i) for i in info.value.items] == [
+        (True, False),
+        (True, False),
+        (False, True),
+    ]
+
+    def copies(x):
+        y = x.repeat(1, 1)
+        y += 1
+        z = ig.full((2, 3), ig.tensor(2.0))
+        z += 1
+        return x + y + z
+
+    (out,), _ = run(trace(copies, (InputSpec((2, 3)),)), data(2, 3))
+    np.testing.assert_allclose(out, copies(ig.from_numpy(data(2, 3))).numpy(), rtol=1e-6)
+
+
 def test_states_can_be_read_and_written():
     class Running(nn.Module):
         def __init__(self):
