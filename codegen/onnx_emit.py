@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from ..ir import dtypes
 from ..ir.dims import Dim, DimExpr, Extent, FloorDiv, Max, Mod
@@ -55,11 +55,11 @@ class Emitter:
     Results of a rule get fresh names first; ``bind`` then gives them the names of the IR's values.
     """
 
-    def __init__(self, graph: Graph, opset: int) -> None:
+    def __init__(self, graph: Graph, opset: int, proto: onnx.GraphProto) -> None:
         self.graph = graph
+        self.proto = proto
         self.opset = opset
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
         self.names: dict[Value, str] = {}
         self.taken: set[str] = set()
         self._counters: dict[str, int] = {}
@@ -129,8 +129,12 @@ class Emitter:
     def initializer(self, array: np.ndarray, name: str) -> str:
         """A named initializer of its own (a parameter)."""
         name = self.fresh(name)
-        proto = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
-        self.initializers.append(proto)
+        # Made in place: weights are large, and protobuf copies what it is given.
+        proto = self.proto.initializer.add()
+        proto.name = name
+        proto.data_type = ONNX_TYPES[dtypes.dtype_from_numpy(array.dtype)]
+        proto.dims.extend(array.shape)
+        proto.raw_data = array.tobytes()  # row-major; ONNX wants little-endian, as every machine that we run on is
         return name
 
     def const(self, value: Any, dtype: DType) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,11 @@ def graph_to_onnx(
     graph = _prepared(graph, opset_version)
     _check_supported(graph)
 
-    emitter = Emitter(graph, opset_version)
+    model = onnx.ModelProto(producer_name="ingot", producer_version=producer_version)
+    model.opset_import.append(helper.make_opsetid("", opset_version))
+    model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
+    model.graph.name = graph.name
+    emitter = Emitter(graph, opset_version, model.graph)
     inputs = [v for v, role in zip(graph.inputs, graph.roles, strict=True) if role == "input"]
     in_names = _chosen("input", [v.name for v in inputs], input_names)
     parameters = {v.name for v, role in zip(graph.inputs, graph.roles, strict=True) if role != "input"}
@@ -93,27 +98,13 @@ def graph_to_onnx(
             emitter.names[value] = emitter.initializer(_state(states, value), value.name)
 
     _emit_nodes(emitter, graph, dict(zip(graph.outputs, out_names, strict=True)))
-    outputs = []
+    model.graph.input.extend(_info(v, n) for v, n in zip(inputs, in_names, strict=True))
     for value, name in zip(graph.outputs, out_names, strict=True):
         if emitter.names[value] != name:  # an input, a constant, or a value that is returned twice
             emitter.nodes.append(helper.make_node("Identity", [emitter.names[value]], [name], name=f"output/{name}"))
-        outputs.append(_info(value, name))
-
-    proto = helper.make_graph(
-        emitter.nodes,
-        graph.name,
-        [_info(v, n) for v, n in zip(inputs, in_names, strict=True)],
-        outputs,
-        initializer=emitter.initializers,
-    )
-    opset = helper.make_opsetid("", opset_version)
-    return helper.make_model(
-        proto,
-        opset_imports=[opset],
-        ir_version=helper.find_min_ir_version_for([opset]),
-        producer_name="ingot",
-        producer_version=producer_version,
-    )
+        model.graph.output.append(_info(value, name))
+    model.graph.node.extend(emitter.nodes)
+    return model
 
 
 def save_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
@@ -122,9 +113,7 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
     Weights beyond protobuf's 2 GiB go to ``<path>.data`` beside it, as the format provides.
     """
     target = Path(path)
-    large = sum(len(t.raw_data) for t in model.graph.initializer) > _PROTOBUF_LIMIT
-    if not large:
-        onnx.checker.check_model(model, full_check=True)
+    large = sum(_nbytes(t) for t in model.graph.initializer) > _PROTOBUF_LIMIT
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         temporary = Path(folder) / target.name
         if large:
@@ -133,8 +122,14 @@ def save_model(model: onnx.ModelProto, path: str | os.PathLike[str]) -> None:
             onnx.checker.check_model(str(temporary), full_check=True)
             os.replace(Path(folder) / data, target.parent / data)
         else:
-            onnx.save_model(model, temporary)
+            content = model.SerializeToString()
+            onnx.checker.check_model(content, full_check=True)
+            temporary.write_bytes(content)
         os.replace(temporary, target)
+
+
+def _nbytes(tensor: onnx.TensorProto) -> int:
+    return prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def _chosen(what: str, own: Sequence[str], given: Sequence[str] | None) -> list[str]:
