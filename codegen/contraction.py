@@ -87,8 +87,8 @@ class Contraction:
         return self.a.lane != 0
 
 
-# Fills the panel of B that an iteration uses: (parallel indices, vectors, elements left along n or None)
-Prepare = Callable[[Mapping[str, Any], int, Any], None]
+# Fills the panel of B that an iteration uses: (parallel indices, mask of the existing lanes per vector)
+Prepare = Callable[[Mapping[str, Any], "list[Val | None]"], None]
 
 # (accumulated value, load(extra) -> its elements there) -> one value per output
 Epilogue = Callable[[Val, Callable[[int], Val]], Sequence[Val]]
@@ -172,10 +172,10 @@ class Generator:
         """``left``: how many elements along n remain (None: all lanes exist)."""
         spec = self.spec
         self.at = at
-        if self.prepare is not None:
-            self.prepare(at, nb, left)
-        bases = [self.start(p, o, at) for p, o in self.operands()]
         masks = self.masks(nb, left)
+        if self.prepare is not None:
+            self.prepare(at, masks)
+        bases = [self.start(p, o, at) for p, o in self.operands()]
         if spec.padding_rows:
             self.b.when(self.b.icmp("eq", at["chunk"], 0), lambda: self.clear_rows(bases[2 : 2 + len(spec.outs)]))
         if isinstance(at["chunk"], int) and self.chunks == 1 and not self.shared:

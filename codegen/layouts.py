@@ -92,16 +92,17 @@ def _conv(node: Node, target: Target) -> list[LayoutChoice]:
         packed = Layout(blocks=((0, lanes * nb),) if dense_x else ((1, lanes), (0, lanes * nb)))
         why = "few channels, so x stays dense" if dense_x else f"channels in blocks of {lanes}"
         choices.append(LayoutChoice((given, packed), (out,), cost * repeat * groups, f"{why}; weights in panels of {nb} vectors"))
-    choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k))
+    choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, per_group))
     return choices
 
 
-def _dense(node: Node, target: Target, flops: float) -> LayoutChoice:
-    """Everything dense: about a third of the FMA rate, plus what the tails of short rows lose."""
+def _dense(node: Node, target: Target, flops: float, rows: int) -> LayoutChoice:
+    """Everything dense: copying columns and tails of short rows cost about half the FMA rate, and ``rows`` (output
+    channels of a group) share one copied panel."""
     lanes = target.lanes(compute(node.output.dtype))
     last = upper(node.output.shape[-1])
     waste = -(-last // lanes) * lanes / max(last, 1)
-    rate = target.clock_ghz * 1e9 * target.fma_ports * 2 * lanes / 3
+    rate = target.clock_ghz * 1e9 * target.fma_ports * 2 * lanes / 2 * rows / (rows + 16)
     layouts = tuple(DENSE for _ in node.inputs)
     return LayoutChoice(layouts, (DENSE,), flops * waste / rate, "all dense")
 
@@ -136,7 +137,7 @@ def _conv_transpose(node: Node, target: Target) -> list[LayoutChoice]:
             packed = Layout(order=order, blocks=((0, lanes), (1, lanes * nb)))
             why = f"{count} phase(s), weights in panels of {nb} vectors"
             choices.append(LayoutChoice((given, packed), (out,), cost * repeat * groups, why))
-    choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * per_group * prod(shape[2:])))
+    choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * per_group * prod(shape[2:]), channels))
     return choices
 
 
@@ -167,7 +168,7 @@ def _conv_weight_grad(node: Node, target: Target) -> list[LayoutChoice]:
         packed = Layout(blocks=((0, lanes * nb),) if dense_x else ((1, lanes), (0, lanes * nb)))
         choices.append(LayoutChoice((given, grad), (packed,), cost * repeat, f"result in panels of {nb} vectors"))
     # Dense gradients are read lane by lane.
-    dense = _dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k)
+    dense = _dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, channels)
     choices.append(LayoutChoice(dense.inputs, dense.outputs, dense.cost * 2, dense.reason))
     return choices
 

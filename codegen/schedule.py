@@ -7,7 +7,7 @@ them over the splits of the real extents (edges included) and takes the cheapest
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ir.dims import Extent, bounds
 from ..ir.dtypes import DType
@@ -17,6 +17,7 @@ LINE_BUDGET = 1100  # lines of LLVM IR per kernel; compile time is about 50 micr
 FMA_LATENCY = 4
 ITERATION_SECONDS = 4e-6  # wished work per parallel iteration
 GRAIN_SECONDS = 1e-5  # work below which splitting over threads does not pay
+_ROWS_PER_COPY = 256  # rows that pay for copying a panel of B
 _TAILS = (4, 1)  # tile sizes that finish an extent known only at run time
 
 
@@ -120,13 +121,16 @@ def _registers(target: Target) -> int:
     return target.vector_registers - spare
 
 
-def tile_cycles(target: Target, rows: int, nb: int, k: int, panel_bytes: int, vector_a: bool = False) -> float:
-    """Estimated cycles of one register tile over ``k`` reduction steps, store included."""
+def tile_cycles(target: Target, rows: int, nb: int, p: Problem, unroll: int, panel_bytes: int) -> float:
+    """Estimated cycles of one register tile over the whole reduction, store included."""
     sums = rows * nb
-    loads = (rows * nb + nb if vector_a else rows + nb) / 2
+    # Written-out taps share the loads of neighbouring rows.
+    loads = (0.6 * rows * nb + nb if p.vector_a else rows + nb) / 2
     traffic = nb * target.vector_bytes / (64.0 if panel_bytes <= target.l1_bytes // 2 else 24.0)
     step = max(sums / target.fma_ports, loads, float(FMA_LATENCY) if sums < FMA_LATENCY * target.fma_ports else 0.0)
-    return k * max(step, traffic) + 30 + 2.5 * sums
+    # Entering and leaving a short inner loop costs about eleven cycles, which the unrolled steps share.
+    control = 0.0 if p.vector_a else (11.0 if p.inner <= 16 else 2.0) / unroll
+    return p.k * (max(step, traffic) + control) + 30 + 2.5 * sums
 
 
 def step_lines(rows: int, nb: int) -> int:
@@ -139,6 +143,8 @@ def choose(target: Target, p: Problem) -> ContractionSchedule:
     lanes = target.lanes(p.dtype)
     vectors = max(1, -(-upper(p.n) // lanes))
     registers = _registers(target)
+    if p.inner > 16:
+        registers -= 2  # in a long loop LLVM keeps more values live, and a tile that fills the file spills
     best: tuple[float, tuple[int, int], int] | None = None
     for nb in (p.nb,) if p.nb else range(1, min(8, vectors) + 1):
         panels = -(-vectors // nb)
@@ -148,20 +154,8 @@ def choose(target: Target, p: Problem) -> ContractionSchedule:
                 best = (cost, tile, nb)
     assert best is not None
     cost, tile, nb = best
-    variants = 1
-    rows = 0
-    for a in splits(p.m[0], tile[0]):
-        for b in splits(p.m[1], tile[1]):
-            rows += a.size * b.size
-    variants = max(1, len(splits(p.m[0], tile[0])) * len(splits(p.m[1], tile[1]))) * p.parts
-    tails = 2 if upper(p.n) % (lanes * nb) else 1
-    unroll = 1
-    while (
-        unroll < 8
-        and unroll * 2 <= p.inner
-        and p.parts * tails * (step_lines(rows, nb) * unroll * 2 + 6 * rows * nb) <= LINE_BUDGET
-    ):
-        unroll *= 2
+    variants = len(splits(p.m[0], tile[0])) * len(splits(p.m[1], tile[1])) * p.parts
+    unroll = _unroll(p, tile, nb, lanes)
     order, chunk, why = _loops(target, p, tile, nb, lanes, cost)
     cost = max(cost, 1.0)
     ideal = upper(p.m[0]) * upper(p.m[1]) * vectors * p.k / target.fma_ports
@@ -169,6 +163,29 @@ def choose(target: Target, p: Problem) -> ContractionSchedule:
     if variants > 1:
         reason += f", {variants} tile variants"
     return ContractionSchedule(lanes, nb, tile, unroll, order, chunk, f"{reason}; {why}")
+
+
+def for_prepared_panel(s: ContractionSchedule, p: Problem) -> ContractionSchedule:
+    """``s`` for a B that each iteration first copies to scratch: many rows share one copy."""
+    tiles = max(1, upper(tile_count(splits(p.m[0], s.tile[0]))))
+    panels = -(-upper(p.n) // (s.lanes * s.nb))
+    if panels * p.outer < 16:
+        tiles = min(tiles, -(-_ROWS_PER_COPY // s.tile[0]))
+    return replace(s, order=("outer", "panel", "chunk"), chunk=tiles, reason=f"{s.reason.split(';')[0]}; B is copied per panel")
+
+
+def _unroll(p: Problem, tile: tuple[int, int], nb: int, lanes: int) -> int:
+    """Steps to write out: as many as the line budget allows, and no more than pay."""
+    rows = sum(a.size * b.size for a in splits(p.m[0], tile[0]) for b in splits(p.m[1], tile[1]))
+    copies = p.parts * (2 if upper(p.n) % (lanes * nb) and upper(p.n) > lanes * nb else 1)
+    unroll = 1
+    while (
+        unroll < (16 if p.inner <= 16 else 4)
+        and unroll * 2 <= p.inner
+        and copies * (step_lines(rows, nb) * unroll * 2 + 6 * rows * nb) <= LINE_BUDGET
+    ):
+        unroll *= 2
+    return unroll
 
 
 def estimate(target: Target, p: Problem, s: ContractionSchedule) -> float:
@@ -199,7 +216,9 @@ def _tiles(m: tuple[Extent, Extent], most: int) -> list[tuple[int, int]]:
 
 
 def _cost(target: Target, p: Problem, tile: tuple[int, int], nb: int, panels: int, lanes: int) -> float:
+    """Estimated cycles of one repetition."""
     panel_bytes = p.k * nb * lanes * p.dtype.accumulator.itemsize
+    unroll = _unroll(p, tile, nb, lanes)
     total = 0.0
     lines = 0
     for a in splits(p.m[0], tile[0]):
@@ -207,10 +226,10 @@ def _cost(target: Target, p: Problem, tile: tuple[int, int], nb: int, panels: in
             tiles = upper(a.tiles) * upper(b.tiles)
             if not isinstance(p.m[0], int) and a.size < tile[0]:
                 tiles = upper(b.tiles)  # run-time tails: once
-            total += tiles * tile_cycles(target, a.size * b.size, nb, p.k, panel_bytes, p.vector_a)
-            lines += step_lines(a.size * b.size, nb)
+            total += tiles * tile_cycles(target, a.size * b.size, nb, p, unroll, panel_bytes)
+            lines += unroll * step_lines(a.size * b.size, nb)
     over = max(0, lines * p.parts - LINE_BUDGET) / LINE_BUDGET
-    return total * panels * (1 + 0.03 * over)
+    return total * panels * (1 + 0.1 * over)
 
 
 def _loops(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ...ir.dims import Extent, maximum, product
@@ -137,9 +137,7 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
         spec = finish(chosen.nb)
         bptr, prepare = pointers[group.operands[1 - plan.left]], None
         if plan.panel is not None:
-            # All rows share the panel, so they belong to one iteration.
-            tiles = scheduling.upper(scheduling.tile_count(scheduling.splits(spec.m[0].extent, chosen.tile[0])))
-            chosen = replace(chosen, order=("outer", "panel", "chunk"), chunk=max(1, tiles))
+            chosen = scheduling.for_prepared_panel(chosen, problem(plan, spec, len(plans)))
             bptr, prepare = plan.panel(b, extents, pointers, chosen)
         generators.append(
             Generator(

@@ -94,11 +94,11 @@ class _Columns:
         self.width = s.lanes * s.nb
         self.scratch = b.scratch(x.dtype, channels * prod(self.kernel) * self.width)
 
-    def fill(self, at: Mapping[str, Any], nb: int, left: Any) -> None:
+    def fill(self, at: Mapping[str, Any], masks: list[Val | None]) -> None:
         b, ext, placed = self.b, self.extents, self.placed
         offset = b.iadd(ext(placed.origin), b.imul(at["image"], ext(placed.stride(0))))
         offset = b.iadd(offset, b.imul(at["group"], ext(self.channels * placed.stride(1))))
-        self.taps(0, at, nb, b.at(self.x, offset), self.scratch, None)
+        self.taps(0, at, len(masks), b.at(self.x, offset), self.scratch, None)
 
     def taps(self, axis: int, at: Mapping[str, Any], nb: int, src: Val, dst: Val, inside: Val | None) -> None:
         """Loops over the kernel positions of ``axis`` and the following axes; ``inside``: the rows so far exist."""

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ...ir.dims import Extent
+from ...ir.dims import Extent, product
+from ...ir.graph import Value
 from ...ir.target import Target
-from ..contraction import Axis, Contraction, Operand, Segment
-from ..schedule import upper
+from ..contraction import Axis, Contraction, Operand, Prepare, Segment
+from ..loopir import LoopBuilder, Val
+from ..schedule import ContractionSchedule, upper
 from .contraction_operands import ONE, OutAxis, Placed
+from .position import Extents
 
 if TYPE_CHECKING:
     from .contraction import Group, Plan
+
+_MOST_SCRATCH = 4 << 20  # bytes of a copied panel (at 64 columns)
 
 
 def plan_matmul(group: Group, target: Target) -> list[Plan]:
@@ -41,11 +47,54 @@ def plan_matmul(group: Group, target: Target) -> list[Plan]:
                 strides[name] = placed.stride(axis)
     axes += [OutAxis((("row", 1),)), OutAxis(vector=True)]
     m = (Axis("row", out.shape[-2]), ONE)
+    batched = any(name.startswith("batch") for name in b_strides)
+    prepared = block is None and _pays_to_copy(b, b_k, b_n, out.shape, batched)
 
     def make(lanes: int, nb: int, outs: tuple[Operand, ...], extras: tuple[Operand, ...]) -> Contraction:
+        right = Operand(b.origin, b_strides, **b.along_n(b_n, lanes, nb))  # type: ignore[arg-type]
+        if prepared:
+            right = Operand(0, {"k": lanes * nb}, 0, lanes, 1, padded=True)
         return Contraction(
-            out.dtype, tuple(outer), m, out.shape[-1], (Segment((Axis("k", depth),)),), Operand(a.origin, a_strides),
-            Operand(b.origin, b_strides, **b.along_n(b_n, lanes, nb)), outs, extras,  # type: ignore[arg-type]
+            out.dtype, tuple(outer), m, out.shape[-1], (Segment((Axis("k", depth),)),), Operand(a.origin, a_strides), right,
+            outs, extras, joinable=not (prepared and batched),
         )  # fmt: skip
 
-    return [Plan(make, tuple(axes), nb, out.shape[-1], upper(depth))]
+    def panel(
+        builder: LoopBuilder, extents: Extents, pointers: dict[Value, Val], s: ContractionSchedule
+    ) -> tuple[Val, Prepare]:
+        width = s.lanes * s.nb
+        source = pointers[group.operands[1]]
+        scratch = builder.scratch(source.dtype, upper(depth) * width)
+        sk, sn = extents(b.stride(b_k)), extents(b.stride(b_n))
+
+        def fill(at: Mapping[str, Any], masks: list[Val | None]) -> None:
+            offset = builder.iadd(extents(b.origin), builder.imul(at["panel"], extents(width * b.stride(b_n))))
+            for axis in outer:
+                if axis.name in b_strides:
+                    offset = builder.iadd(offset, builder.imul(at[axis.name], extents(b_strides[axis.name])))
+            start = builder.at(source, offset)
+
+            def row(k: Any) -> None:
+                src, dst = builder.at(start, builder.imul(k, sk)), builder.at(scratch, builder.imul(k, width))
+                for j, mask in enumerate(masks):
+                    value = builder.load(src, builder.imul(j * s.lanes, sn), s.lanes, sn, mask)
+                    builder.store(dst, value, j * s.lanes)
+
+            builder.loop(0, extents(depth), row)
+
+        return scratch, fill
+
+    return [Plan(make, tuple(axes), nb, out.shape[-1], upper(depth), panel if prepared else None)]
+
+
+def _pays_to_copy(b: Placed, k: int, n: int, shape: Sequence[Extent], batched: bool) -> bool:
+    """Whether each panel of B is first copied to scratch: columns that are not contiguous, or so far apart that every
+    row of the panel is on another page, read by enough rows of A."""
+    depth, size = b.type.shape[k], b.type.dtype.itemsize
+    if not isinstance(depth, int) or depth * 64 * size > _MOST_SCRATCH:
+        return False
+    if b.stride(n) != 1:
+        return True
+    rows = upper(shape[-2]) if batched else upper(product(shape[:-1]))
+    pitch = b.stride(k)
+    return isinstance(pitch, int) and pitch * size >= 1024 and rows >= 64
