@@ -42,6 +42,12 @@ def is_tensor(x: object) -> TypeGuard[Tensor]:
     return isinstance(x, _tensor_class)
 
 
+def require_tensor(x: object, function: str, argument: str = "input") -> None:
+    """TypeError with PyTorch's words unless ``x`` is a Tensor."""
+    if not is_tensor(x):
+        raise TypeError(f"{function}(): argument '{argument}' (position 1) must be Tensor, not {type(x).__name__}")
+
+
 def from_array(array: np.ndarray) -> Tensor:
     """A Tensor on this very array (no copy)."""
     return _tensor_class._wrap(array)

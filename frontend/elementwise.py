@@ -16,17 +16,12 @@ if TYPE_CHECKING:
 
 def _unary(op: str, doc: str, *, floats: bool = False, name: str = "") -> Callable[[Tensor], Tensor]:
     def fn(input: Tensor) -> Tensor:
-        _check(input, fn.__name__)
+        dispatch.require_tensor(input, fn.__name__)
         return dispatch.apply(op, as_float(input) if floats else input)
 
     fn.__name__ = fn.__qualname__ = name or op
     fn.__doc__ = doc + (" Integers become the default float type." if floats else "") + " Any shape."
     return fn
-
-
-def _check(x: object, name: str) -> None:
-    if not dispatch.is_tensor(x):
-        raise TypeError(f"{name}(): argument 'input' (position 1) must be Tensor, not {type(x).__name__}")
 
 
 exp = _unary("exp", "e to the power of each element.", floats=True)
@@ -49,7 +44,7 @@ isfinite = _unary("isfinite", "Whether each element is finite (bool).", floats=T
 
 def _rounding(op: str, doc: str) -> Callable[[Tensor], Tensor]:
     def fn(input: Tensor) -> Tensor:
-        _check(input, op)
+        dispatch.require_tensor(input, op)
         return dispatch.apply(op, input) if input.dtype.is_floating_point else input.clone()
 
     fn.__name__ = fn.__qualname__ = op
@@ -88,6 +83,7 @@ def square(input: Tensor) -> Tensor:
 
 def relu(input: Tensor) -> Tensor:
     """max(x, 0)."""
+    dispatch.require_tensor(input, "relu")
     return dispatch.apply("relu", input)
 
 

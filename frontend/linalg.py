@@ -30,6 +30,8 @@ def _product(a: Tensor, b: Tensor, **attrs: bool) -> Tensor:
 def matmul(input: Tensor, other: Tensor) -> Tensor:
     """Matrix product: vector-vector gives a scalar, a vector counts as a row (left) or column (right), leading
     axes broadcast."""
+    dispatch.require_tensor(input, "matmul")
+    dispatch.require_tensor(other, "matmul", "other")
     a, b = input, other
     if a.dim() == 0 or b.dim() == 0:
         raise ShapeError("both arguments to matmul need to be at least 1D, but they are "
@@ -95,6 +97,7 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: An
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """input @ weight.T + bias over the last axis; weight is [out, in] (or [in]: the out axis is dropped)."""
+    dispatch.require_tensor(input, "linear")
     if weight.dim() == 1:
         out = matmul(input, weight)
         return out if bias is None else elementwise.add(out, bias)

@@ -122,6 +122,7 @@ def movedim(input: Tensor, source: int, destination: int) -> Tensor:
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Joins the axes start_dim..end_dim into one."""
+    dispatch.require_tensor(input, "flatten")
     rank = input.dim()
     if rank == 0:
         return reshape(input, 1)

@@ -290,6 +290,15 @@ def test_loss_refusals_and_legacy_arguments():
         nn.Softmax()(ig.zeros(2, 2))
 
 
+@pytest.mark.parametrize(
+    "layer", [nn.Linear(2, 2), nn.Conv2d(1, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()], ids=repr
+)
+def test_layers_refuse_what_is_no_tensor(layer):
+    for bad in (np.zeros((1, 1, 2, 2), np.float32), [1.0], None):
+        with pytest.raises(TypeError, match="must be Tensor, not " + type(bad).__name__):
+            layer(bad)
+
+
 def test_dropout_is_repeatable_and_scaled():
     x = ig.ones(200, 300)
     drop = nn.Dropout(0.25)

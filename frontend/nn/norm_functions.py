@@ -22,7 +22,10 @@ def batch_norm(
     In training the running tensors move by ``momentum`` (a number or 0-d tensor) towards the batch mean
     and the unbiased batch variance. ValueError for a single value per channel in training.
     """
+    dispatch.require_tensor(input, "batch_norm")
     shape = input._extents
+    if len(shape) < 2:
+        raise ShapeError(f"batch_norm: expected at least 2 axes [N, C, ...], got input of size {list(input.shape)}")
     channels = shape[1]
     scale = weight if weight is not None else _constant(1, channels, input)
     shift = bias if bias is not None else _constant(0, channels, input)

@@ -27,6 +27,7 @@ def pair(value: Any, name: str, n: int = 2) -> tuple[int, ...]:
 
 def _batched(input: Tensor, name: str) -> tuple[Tensor, bool]:
     """Input as [N, C, H, W], and whether a batch axis was added."""
+    dispatch.require_tensor(input, name)
     if input.dim() == 4:
         return input, False
     if input.dim() == 3:
