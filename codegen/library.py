@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..ir import registry
 from ..ir.graph import Node
 from ..ir.kernels import LayoutChoice
+from ..ir.registry import Fusion
 from ..ir.target import Target
 from .layouts import layout_choices
 from .lower import table
@@ -16,7 +18,10 @@ class NativeKernels:
         self.target = target
 
     def supports(self, node: Node) -> str | None:
-        """None if ``node`` can be lowered as it stands, else the reason."""
+        """None if ``node`` should be lowered as it stands, else the reason."""
+        record = registry.get(node.op)
+        if record.decompose is not None and record.fusion is not Fusion.ELEMENTWISE:
+            return "its parts fuse with their neighbours"
         return table.supports(node, self.target)
 
     def layout_choices(self, node: Node) -> list[LayoutChoice]:
