@@ -15,8 +15,10 @@ import numpy as np
 from ..ir import dims, dtypes
 from ..ir.dims import DimExpr, Extent
 from ..ir.dtypes import DType
-from . import dispatch, elementwise, promotion, shaping
+from ..ir.errors import UnsupportedError
+from . import dispatch, elementwise, promotion, shaping, tracing
 from .device import CPU, device, require_cpu
+from .sources import user_place
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -146,6 +148,8 @@ def randint(
 
 def randperm(n: int, *, generator: Generator | None = None, dtype: DType | None = None) -> Tensor:
     """A random permutation of 0..n-1 (int64); eager only."""
+    if tracing.is_tracing():
+        raise UnsupportedError(f"{user_place()}: randperm cannot be traced; draw the permutation outside forward")
     order = (generator or default_generator)._numpy.permutation(int(n)).astype((dtype or dtypes.int64).numpy)
     return dispatch.from_array(order)
 
@@ -156,7 +160,7 @@ def _fill(target: Tensor, numbers: np.ndarray) -> Tensor:
 
 def uniform_(input: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Refill in place from U[a, b)."""
-    if input._value is not None:
+    if tracing.is_tracing():  # must be drawn anew by every call of the program
         u = uniform(input._extents, dtypes.float32, generator)
         return dispatch.write(input, elementwise.add(elementwise.mul(u, b - a), a), "uniform_")
     kind = np.float64 if input.dtype is dtypes.float64 else np.float32
@@ -166,7 +170,7 @@ def uniform_(input: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Genera
 
 def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Refill in place from N(mean, std^2)."""
-    if input._value is not None:
+    if tracing.is_tracing():  # must be drawn anew by every call of the program
         z = normal_like_uniform(input._extents, input.dtype, generator)
         return dispatch.write(input, elementwise.add(elementwise.mul(z, std), mean), "normal_")
     kind = np.float64 if input.dtype is dtypes.float64 else np.float32

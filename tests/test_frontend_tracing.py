@@ -386,6 +386,25 @@ def test_random_numbers_indices_and_constants_inside_forward():
     np.testing.assert_allclose(out, fn(ig.from_numpy(x), ig.from_numpy(index)).numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_in_place_noise_is_drawn_by_the_program():
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("noise", ig.zeros(4))
+
+        def forward(self, x):
+            self.noise.uniform_(1, 2)
+            return x + self.noise + ig.empty(4).normal_(5, 0.1)
+
+    t = trace(Noisy(), (InputSpec((4,)),))
+    assert len(t.graph.find("random_uniform")) == 3
+    (out,), updates = run(t, np.zeros(4, np.float32))
+    assert set(updates) == {"noise", "rng_state"} and (updates["noise"] >= 1).all() and (updates["noise"] < 2).all()
+    assert len(set(out.tolist())) == 4 and (np.abs(out - updates["noise"] - 5) < 1).all()
+    with pytest.raises(UnsupportedError, match="randperm"):
+        trace(lambda x: x[ig.randperm(4)], (InputSpec((4,)),))
+
+
 def test_detach_and_no_grad_mark_barriers():
     def fn(x):
         with ig.no_grad():

@@ -19,7 +19,7 @@ class Parameter(Tensor):
         if data is None:
             self._data = np.zeros((0,), np.float32)
         else:
-            self._data = data._concrete("Parameter()")
+            self._data, self._trace = data._concrete("Parameter()"), data._trace
         self.requires_grad_(requires_grad)
 
     def __repr__(self) -> str:
