@@ -72,7 +72,7 @@ def test_jobs_of_changing_shape_and_limit() -> None:
 
 
 def test_concurrent_callers_share_the_pool() -> None:
-    exes = [counters(16, 100, threads=3) for _ in range(4)]
+    exes = [counters(16, 1000, threads=3) for _ in range(4)]
     states = [np.zeros(16, np.int64) for _ in exes]
 
     def work(i: int) -> None:
@@ -84,7 +84,7 @@ def test_concurrent_callers_share_the_pool() -> None:
         t.start()
     for t in threads:
         t.join()
-    assert all((state == 5000).all() for state in states)
+    assert all((state == 50000).all() for state in states)
 
 
 def test_workers_take_part() -> None:
@@ -100,17 +100,35 @@ def test_workers_take_part() -> None:
     assert (state == runs).all()
 
 
-def test_limit_keeps_other_workers_out() -> None:
-    counters(64, 1, threads=4).run([np.zeros(64, np.int64)])
-    exe = counters(64, 1, rounds=5000, threads=2)
-    state = np.zeros(64, np.int64)
-    before = POOL.trace()[:, 0]
-    for _ in range(20):
+def alternate_limits(rounds: int, pause: float, work: int = 500) -> None:
+    """Jobs for four and for two threads in turn; the latter must be done by the caller and worker 0."""
+    wide, exe = counters(64, 1, threads=4, rounds=work), counters(64, 1, threads=2, rounds=work)
+    state, other = np.zeros(64, np.int64), np.zeros(64, np.int64)
+    ran = np.zeros(4, np.int64)
+    for _ in range(rounds):
+        wide.run([other])
+        time.sleep(pause)
+        before = POOL.trace()[:4, 0]
         exe.run([state])
-        time.sleep(0.0005)  # long enough for all workers to fall asleep
-    ran = POOL.trace()[:, 0] - before
-    assert (state == 20).all() and ran[:2].sum() == 20 * 8  # on a busy machine one of the two may do it all
-    assert (ran[2:] == 0).all(), f"workers beyond the limit took part: {ran}"
+        ran += POOL.trace()[:4, 0] - before
+    assert (state == rounds).all() and (other == rounds).all()
+    # On a busy machine one of the two may do it all.
+    assert ran[:2].sum() == rounds * 8 and (ran[2:] == 0).all(), f"workers beyond the limit took part: {ran}"
+
+
+def test_limit_keeps_sleeping_workers_out() -> None:
+    alternate_limits(100, 0.0005)
+
+
+def test_limit_keeps_spinning_workers_out() -> None:
+    run_script("""
+        import sys
+        sys.path.insert(0, TESTS)
+        from ingot.runtime import pool
+        pool.SPIN_SECONDS = 0.1  # and jobs long enough for all workers to get hold of a CPU
+        from test_runtime_pool import alternate_limits
+        alternate_limits(10, 0, 500_000)
+    """)
 
 
 def test_idle_workers_sleep() -> None:
