@@ -1,6 +1,6 @@
 """Contraction kernels on one thread: GFLOP/s and share of the FMA rate measured in the same process.
 
-    python -m ingot.benchmarks.kernels [filter]      (or: python benchmarks/kernels.py [filter])
+python -m ingot.benchmarks.kernels [filter]      (or: python benchmarks/kernels.py [filter])
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-
 from ingot.codegen.assemble import assemble, assembly_text
 from ingot.codegen.host import host_target
 from ingot.codegen.layouts import layout_choices
@@ -50,9 +49,11 @@ class FmaLoop:
         lanes, sums = target.lanes(dtypes.float32), 12
         x = b.load(out, 0, lanes)
         done = b.loop(
-            b.begin, b.end, lambda i, *v: [b.op("fma", x, x, a) for a in v],
+            b.begin,
+            b.end,
+            lambda i, *v: [b.op("fma", x, x, a) for a in v],
             carry=[b.load(out, lanes * k, lanes) for k in range(sums)],
-        )  # fmt: skip
+        )
         for k, v in enumerate(done):
             b.store(out, v, lanes * k)
         self.call, self.image = load(b.finish(), target)
@@ -130,7 +131,7 @@ def measure(name: str, node: Node, target: Target, peak: FmaLoop, choice: int = 
         v.type = v.type.with_layout(layout)
     kernel = lower_contraction(node, target)
     began = time.perf_counter()
-    call, image = load(kernel.function, target)
+    call, _image = load(kernel.function, target)
     compiled = time.perf_counter() - began
     memory = [aligned(int(v.type.nbytes)) for v in kernel.values]  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
@@ -154,7 +155,8 @@ def measure(name: str, node: Node, target: Target, peak: FmaLoop, choice: int = 
     seconds = kernel.flops / rate / 1e9
     return (
         f"{name:24} {rate:7.1f} GFLOP/s {100 * rate / top:4.0f}% of {top:.0f}  {seconds * 1e6:8.1f} us "
-        f"{kernel.bytes / seconds / 1e9:6.1f} GB/s  {text.count(chr(10)):5} lines {compiled * 1e3:4.0f} ms  {spills:3} spills\n"
+        f"{kernel.bytes / seconds / 1e9:6.1f} GB/s  {text.count(chr(10)):5} lines "
+        f"{compiled * 1e3:4.0f} ms  {spills:3} spills\n"
         f"    {kernel.schedule}; trip {kernel.trip}, grain {kernel.grain}"
     )
 

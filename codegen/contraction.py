@@ -64,10 +64,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Contraction:
-    """The whole description. ``outs`` and ``extras`` (operands of the epilogue) follow the order of the buffers handed
-    to the generator. ``m`` has an outer and an inner axis (extent 1 where there is only one). ``unroll_all``: the
-    reduction is spelled out. ``joinable``: outer axes may become rows (not if B is prepared per outer index). ``padding_rows``: how many
-    rows behind the last one exist in the results' memory and have to be cleared."""
+    """The whole description.
+
+    ``outs`` and ``extras`` (operands of the epilogue) follow the order of the buffers handed to the generator. ``m``
+    has an outer and an inner axis (extent 1 where there is only one). ``unroll_all``: the reduction is spelled out.
+    ``joinable``: outer axes may become rows (not if B is prepared per outer index). ``padding_rows``: how many rows
+    behind the last one exist in the results' memory and have to be cleared.
+    """
 
     dtype: DType
     outer: tuple[Axis, ...]
@@ -197,7 +200,8 @@ class Generator:
                     def columns(t: Any, inner: Split = inner) -> None:
                         i1 = self.b.iadd(self.extent(inner.start), self.b.imul(t, inner.size))
                         ptrs = [
-                            self.move(p, o, spec.m[1].name, i1) for p, (_, o) in zip(moved, self.operands(), strict=True)
+                            self.move(p, o, spec.m[1].name, i1)
+                            for p, (_, o) in zip(moved, self.operands(), strict=True)
                         ]
                         self.tile(ptrs, outer.size, inner.size, nb, masks)
 
@@ -221,8 +225,11 @@ class Generator:
         a, bptr, outs, extras = self.buffers
         spec = self.spec
         return [
-            (a, spec.a), (bptr, spec.b), *zip(outs, spec.outs, strict=True), *zip(extras, spec.extras, strict=True),
-        ]  # fmt: skip
+            (a, spec.a),
+            (bptr, spec.b),
+            *zip(outs, spec.outs, strict=True),
+            *zip(extras, spec.extras, strict=True),
+        ]
 
     def start(self, pointer: Val, o: Operand, at: Mapping[str, Any]) -> Val:
         offset = self.extent(o.base)
@@ -254,7 +261,11 @@ class Generator:
         micro = _Tile(self, rows, nb, masks)
         for segment in spec.segments:
             pa, pb = b.at(ptrs[0], self.extent(segment.a)), b.at(ptrs[1], self.extent(segment.b))
-            sums = micro.written_out(segment.axes, pa, pb, sums) if spec.unroll_all else micro.reduce(segment.axes, pa, pb, sums)
+            sums = (
+                micro.written_out(segment.axes, pa, pb, sums)
+                if spec.unroll_all
+                else micro.reduce(segment.axes, pa, pb, sums)
+            )
         self.finish(ptrs[2 : 2 + len(spec.outs)], ptrs[2 + len(spec.outs) :], rows, nb, masks, sums)
 
     def row_offset(self, o: Operand, row: tuple[int, int]) -> Any:
@@ -271,7 +282,13 @@ class Generator:
         return self.b.load(pointer, offset, self.lanes, lane, None if o.padded else mask)
 
     def finish(
-        self, outs: list[Val], extras: list[Val], rows: list[tuple[int, int]], nb: int, masks: list[Val | None], sums: list[Val]
+        self,
+        outs: list[Val],
+        extras: list[Val],
+        rows: list[tuple[int, int]],
+        nb: int,
+        masks: list[Val | None],
+        sums: list[Val],
     ) -> None:
         """Epilogue and stores, vector by vector."""
         b, spec = self.b, self.spec
@@ -283,13 +300,16 @@ class Generator:
                 def load(i: int, row: tuple[int, int] = row, j: int = j, mask: Val | None = mask) -> Val:
                     o = spec.extras[i]
                     key = (
-                        i, *(at if o.stride(axis.name) != 0 else 0 for at, axis in zip(row, spec.m, strict=True)),
+                        i,
+                        *(at if o.stride(axis.name) != 0 else 0 for at, axis in zip(row, spec.m, strict=True)),
                         j if o.vector != 0 else 0,
-                    )  # fmt: skip
+                    )
                     if key not in loaded:
                         offset = self.row_offset(o, row)
                         uniform = o.lane == 0
-                        loaded[key] = b.load(extras[i], offset) if uniform else self.load_vector(extras[i], o, offset, j, mask)
+                        loaded[key] = (
+                            b.load(extras[i], offset) if uniform else self.load_vector(extras[i], o, offset, j, mask)
+                        )
                     return loaded[key]
 
                 for o, pointer, value in zip(spec.outs, outs, self.epilogue(sums[r * nb + j], load), strict=True):

@@ -91,7 +91,9 @@ def _conv(node: Node, target: Target) -> list[LayoutChoice]:
         given = Layout(halo=halo) if dense_x else Layout(blocks=((1, lanes),), halo=halo)
         packed = Layout(blocks=((0, lanes * nb),) if dense_x else ((1, lanes), (0, lanes * nb)))
         why = "few channels, so x stays dense" if dense_x else f"channels in blocks of {lanes}"
-        choices.append(LayoutChoice((given, packed), (out,), cost * repeat * groups, f"{why}; weights in panels of {nb} vectors"))
+        choices.append(
+            LayoutChoice((given, packed), (out,), cost * repeat * groups, f"{why}; weights in panels of {nb} vectors")
+        )
     choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, per_group))
     return choices
 
@@ -156,7 +158,9 @@ def _conv_weight_grad(node: Node, target: Target) -> list[LayoutChoice]:
         p = Problem(y.dtype, (shape[-2] if len(shape) > 3 else 1, shape[-1]), shape[0], k, 4, repeat, 1, vector_a=True)
         cost, _ = _seconds(target, p)
         choices.append(
-            LayoutChoice((given, grad), (Layout(blocks=((0, lanes),)),), cost * repeat, "depthwise: channels along the lanes")
+            LayoutChoice(
+                (given, grad), (Layout(blocks=((0, lanes),)),), cost * repeat, "depthwise: channels along the lanes"
+            )
         )
     elif lanes > 1 and (groups == 1 or (per_group % lanes == 0 and channels % lanes == 0)):
         dense_x = channels < lanes and groups == 1

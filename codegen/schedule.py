@@ -148,7 +148,9 @@ def choose(target: Target, p: Problem) -> ContractionSchedule:
     best: tuple[float, tuple[int, int], int] | None = None
     for nb in (p.nb,) if p.nb else range(1, min(8, vectors) + 1):
         panels = -(-vectors // nb)
-        for tile in _tiles(p.m, max(1, (registers - 1 - nb) // nb) if not p.vector_a else max(1, (registers - 2) // (3 * nb))):
+        for tile in _tiles(
+            p.m, max(1, (registers - 1 - nb) // nb) if not p.vector_a else max(1, (registers - 2) // (3 * nb))
+        ):
             cost = _cost(target, p, tile, nb, panels, lanes)
             if best is None or cost < best[0] * 0.999:
                 best = (cost, tile, nb)
@@ -159,7 +161,8 @@ def choose(target: Target, p: Problem) -> ContractionSchedule:
     order, chunk, why = _loops(target, p, tile, nb, lanes, cost)
     cost = max(cost, 1.0)
     ideal = upper(p.m[0]) * upper(p.m[1]) * vectors * p.k / target.fma_ports
-    reason = f"{rows_text(tile)} sums fill {tile[0] * tile[1] * nb} of {registers} registers, est. {100 * ideal / cost:.0f}% of FMA peak"
+    filled = tile[0] * tile[1] * nb
+    reason = f"{filled} sums in {registers} registers, est. {100 * ideal / cost:.0f}% of FMA peak"
     if variants > 1:
         reason += f", {variants} tile variants"
     return ContractionSchedule(lanes, nb, tile, unroll, order, chunk, f"{reason}; {why}")
@@ -171,7 +174,9 @@ def for_prepared_panel(s: ContractionSchedule, p: Problem) -> ContractionSchedul
     panels = -(-upper(p.n) // (s.lanes * s.nb))
     if panels * p.outer < 16:
         tiles = min(tiles, -(-_ROWS_PER_COPY // s.tile[0]))
-    return replace(s, order=("outer", "panel", "chunk"), chunk=tiles, reason=f"{s.reason.split(';')[0]}; B is copied per panel")
+    return replace(
+        s, order=("outer", "panel", "chunk"), chunk=tiles, reason=f"{s.reason.split(';')[0]}; B is copied per panel"
+    )
 
 
 def _unroll(p: Problem, tile: tuple[int, int], nb: int, lanes: int) -> int:
@@ -192,10 +197,6 @@ def estimate(target: Target, p: Problem, s: ContractionSchedule) -> float:
     """Estimated seconds of one repetition of ``p`` under ``s``."""
     panels = -(-upper(p.n) // (s.lanes * s.nb))
     return _cost(target, p, s.tile, s.nb, panels, s.lanes) / (target.clock_ghz * 1e9)
-
-
-def rows_text(tile: tuple[int, int]) -> str:
-    return f"{tile[0]}x{tile[1]}" if min(tile) > 1 else f"{max(tile)}-row"
 
 
 def _tiles(m: tuple[Extent, Extent], most: int) -> list[tuple[int, int]]:

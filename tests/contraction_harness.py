@@ -6,10 +6,10 @@ import ctypes
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-
 from ingot.codegen.assemble import assemble
 from ingot.codegen.host import host_target
 from ingot.codegen.layouts import layout_choices
@@ -59,7 +59,11 @@ def guarded(nbytes: int, fill: int = 0xA5, tail: int = 0) -> tuple[np.ndarray, n
 
 
 def run_kernel(
-    node: Node, arrays: Mapping[Value, np.ndarray], target: Target, env: Mapping[str, int] | None = None, pieces: int = 3
+    node: Node,
+    arrays: Mapping[Value, np.ndarray],
+    target: Target,
+    env: Mapping[str, int] | None = None,
+    pieces: int = 3,
 ) -> list[np.ndarray]:
     """Lowers and runs ``node``; returns its results in logical shape. Checks the guards and the output's halo.
 
@@ -98,7 +102,7 @@ def execute(
     scratch_raw, scratch = guarded(max(kernel.function.scratch_bytes, 64))
     trip = int(evaluate(kernel.trip, env))
     cuts = sorted({0, trip, *(trip * i // pieces for i in range(pieces))})
-    for low, high in reversed(list(zip(cuts, cuts[1:], strict=False))):
+    for low, high in reversed(list(pairwise(cuts))):
         compiled.call(args.ctypes.data, low, high, scratch.ctypes.data)
     for raw, payload, _ in [*held, (scratch_raw, scratch, scratch)]:
         start = payload.ctypes.data - raw.ctypes.data
@@ -111,9 +115,9 @@ def execute(
         frame = memory[v].reshape([evaluate(e, env) for e in layout.physical_shape(shape)])[_halo(shape, layout)]
         assert (frame == 0).all(), "halo of the result is not zero"
         if v.dtype.kind == "f":
-            assert np.isfinite(memory[v].astype(np.float64)).all() or not np.isfinite(logical.astype(np.float64)).all(), (
-                "padding lanes of the result are not finite"
-            )
+            assert (
+                np.isfinite(memory[v].astype(np.float64)).all() or not np.isfinite(logical.astype(np.float64)).all()
+            ), "padding lanes of the result are not finite"
         out.append(np.array(logical))
     return out
 
@@ -130,7 +134,9 @@ def _halo(shape: Sequence[int], layout: Any) -> np.ndarray:
     return pack(inside, replace(layout, halo=())) == 2
 
 
-def random_arrays(node: Node, rng: np.random.Generator, env: Mapping[str, int] | None = None) -> dict[Value, np.ndarray]:
+def random_arrays(
+    node: Node, rng: np.random.Generator, env: Mapping[str, int] | None = None
+) -> dict[Value, np.ndarray]:
     """Random contents for a node's operands: small numbers for integers."""
     out = {}
     for v in node.inputs:
@@ -165,7 +171,9 @@ def execute_layouts(
         if choice is not None:
             set_layouts(node, choice)
         got = run_kernel(node, arrays, target, env)
-        where = f"{note} {target.name} {node.op} {dict(node.attrs)} {[str(v.type) for v in (*node.inputs, *node.outputs)]}"
+        where = (
+            f"{note} {target.name} {node.op} {dict(node.attrs)} {[str(v.type) for v in (*node.inputs, *node.outputs)]}"
+        )
         for v, actual, expected in zip(node.outputs, got, wanted, strict=True):
             if v.dtype.kind != "f":
                 np.testing.assert_array_equal(actual, expected, err_msg=where)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from contraction_harness import execute_layouts, runnable_targets
-
 from ingot.codegen.layouts import layout_choices
 from ingot.codegen.lower.contraction import lower_contraction
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
@@ -50,15 +49,18 @@ CONV1 = {"stride": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "gro
 def test_bias_residual_relu(channels: int, target: object) -> None:
     types = conv_types(2, 10, channels, 7, 3)
     node = fused(
-        "conv", types, [TensorType(dtypes.float32, (1, channels, 1, 1)), TensorType(dtypes.float32, (2, channels, 7, 7))],
-        lambda b, y, e: [b.relu(b.add(b.add(y, e[0]), e[1]))], **CONV3,
-    )  # fmt: skip
+        "conv",
+        types,
+        [TensorType(dtypes.float32, (1, channels, 1, 1)), TensorType(dtypes.float32, (2, channels, 7, 7))],
+        lambda b, y, e: [b.relu(b.add(b.add(y, e[0]), e[1]))],
+        **CONV3,
+    )
     execute_layouts(node, target, np.random.default_rng(channels))
 
 
 @each_target
 def test_residual_in_another_layout(target: object) -> None:
-    """The residual may be dense, or blocked with a halo of its own; the merged rows of a 1x1 convolution then split again."""
+    """The residual may be dense, or blocked with a halo; the merged rows of a 1x1 convolution then split again."""
     lanes = target.lanes(dtypes.float32)
     residual = TensorType(dtypes.float32, (2, 2 * lanes, 6, 5))
     types = [TensorType(dtypes.float32, (2, lanes, 6, 5)), TensorType(dtypes.float32, (2 * lanes, lanes, 1, 1))]
@@ -83,7 +85,11 @@ def test_padding_lanes_stay_finite(target: object) -> None:
 @each_target
 def test_several_results_and_scalars(target: object) -> None:
     types = conv_types(2, 8, 24, 5, 3)
-    extras = [TensorType(dtypes.float32, (1, 1, 1, 1)), TensorType(dtypes.float32, (1, 1, 1, 5)), TensorType(dtypes.bool_, (2, 24, 5, 5))]
+    extras = [
+        TensorType(dtypes.float32, (1, 1, 1, 1)),
+        TensorType(dtypes.float32, (1, 1, 1, 5)),
+        TensorType(dtypes.bool_, (2, 24, 5, 5)),
+    ]
 
     def body(b: GraphBuilder, y: Value, e: list[Value]) -> list[Value]:
         scaled = b.mul(y, b.add(e[0], 1.0))
@@ -110,16 +116,27 @@ def test_gradients_with_epilogue(target: object) -> None:
     x, dy, w = TensorType(f, (2, 20, 8, 8)), TensorType(f, (2, 24, 4, 4)), TensorType(f, (24, 20, 3, 3))
     geometry = {"stride": (2, 2), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
     mask = TensorType(dtypes.bool_, (2, 20, 8, 8))
-    back = fused("conv_transpose", [dy, w], [mask], lambda b, y, e: [b.where(e[0], y, b.constant(0.0, f))], output_padding=(1, 1), **geometry)
+    back = fused(
+        "conv_transpose",
+        [dy, w],
+        [mask],
+        lambda b, y, e: [b.where(e[0], y, b.constant(0.0, f))],
+        output_padding=(1, 1),
+        **geometry,
+    )
     execute_layouts(back, target, np.random.default_rng(6))
-    weight = fused("conv_weight_grad", [x, dy], [w], lambda b, y, e: [b.sub(e[0], b.mul(y, 0.1))], kernel=(3, 3), **geometry)
+    weight = fused(
+        "conv_weight_grad", [x, dy], [w], lambda b, y, e: [b.sub(e[0], b.mul(y, 0.1))], kernel=(3, 3), **geometry
+    )
     execute_layouts(weight, target, np.random.default_rng(7))
 
 
 @each_target
 def test_cast_in_the_epilogue(target: object) -> None:
     types = conv_types(1, 6, 21, 5, 3)
-    node = fused("conv", types, [], lambda b, y, e: [b.cast(y, dtype=dtypes.float64), b.cast(y, dtype=dtypes.float16)], **CONV3)
+    node = fused(
+        "conv", types, [], lambda b, y, e: [b.cast(y, dtype=dtypes.float64), b.cast(y, dtype=dtypes.float16)], **CONV3
+    )
     execute_layouts(node, target, np.random.default_rng(8))
 
 

@@ -50,7 +50,9 @@ def group_of(node: Node) -> Group:
     region = node.regions[0]
     cores = [n for n in region if n.op in CONTRACTIONS]
     if len(cores) != 1:
-        raise UnsupportedError(f"contraction kernel: a fused group needs exactly one contraction, this has {len(cores)}")
+        raise UnsupportedError(
+            f"contraction kernel: a fused group needs exactly one contraction, this has {len(cores)}"
+        )
     core = cores[0]
     outer = dict(zip(region.inputs, node.inputs, strict=True))
     for v in core.inputs:
@@ -62,7 +64,8 @@ def group_of(node: Node) -> Group:
     for out in node.outputs:
         if out.shape != core.output.shape:
             raise UnsupportedError(
-                f"contraction kernel: result %{out.name} has shape {list(out.shape)}, the contraction {list(core.output.shape)}"
+                f"contraction kernel: result %{out.name} has shape {list(out.shape)}, "
+                f"the contraction {list(core.output.shape)}"
             )
     inner = [v for v in region.inputs if any(u is not core for u in v.users) or region.is_output(v)]
     return Group(node, core, [outer[v] for v in core.inputs], [outer[v] for v in inner], inner, region)
@@ -72,8 +75,8 @@ def group_of(node: Node) -> Group:
 class Plan:
     """What a lowering rule returns: the contraction without its result side, and where result axes come from.
 
-    ``make(lanes, nb, outs, extras)`` finishes the description once the schedule fixed the vectors. ``panel``: where B is
-    not read in place but prepared, panel by panel, in scratch memory.
+    ``make(lanes, nb, outs, extras)`` finishes the description once the schedule fixed the vectors. ``panel``: where B
+    is not read in place but prepared, panel by panel, in scratch memory.
     """
 
     make: Callable[[int, int, tuple[Operand, ...], tuple[Operand, ...]], Contraction]
@@ -101,6 +104,19 @@ def lower_contraction(node: Node, target: Target) -> LoweredKernel:
     return _write(group, plans, target)
 
 
+def supports(node: Node, target: Target) -> str | None:
+    """None if ``node`` can be lowered with the layouts its values carry, else the reason."""
+    try:
+        group = group_of(node)
+        lanes = target.lanes(compute(group.core.output.dtype))
+        for plan in _rule(group)(group, target):
+            for v in (*node.outputs, *group.extras):
+                result_operand(v.type, group.core.output.shape, plan.axes, lanes, plan.nb or 1)
+    except UnsupportedError as error:
+        return str(error)
+    return None
+
+
 def _rule(group: Group) -> Callable[[Group, Target], list[Plan]]:
     from .contraction_conv import plan_conv
     from .contraction_gradients import plan_conv_transpose, plan_conv_weight_grad
@@ -126,6 +142,7 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
     lanes = target.lanes(compute(core.output.dtype))
     generators, notes = [], []
     for plan in plans:
+
         def finish(nb: int, plan: Plan = plan) -> Contraction:
             shape = core.output.shape
             outs = tuple(result_operand(v.type, shape, plan.axes, lanes, nb) for v in node.outputs)
@@ -141,11 +158,19 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
             bptr, prepare = plan.panel(b, extents, pointers, chosen)
         generators.append(
             Generator(
-                b, extents, spec, chosen, pointers[group.operands[plan.left]], bptr,
-                [pointers[v] for v in node.outputs], [pointers[v] for v in group.extras],
-                _epilogue(b, extents, group, plan.axes), prepare, len(plans) > 1,
+                b,
+                extents,
+                spec,
+                chosen,
+                pointers[group.operands[plan.left]],
+                bptr,
+                [pointers[v] for v in node.outputs],
+                [pointers[v] for v in group.extras],
+                _epilogue(b, extents, group, plan.axes),
+                prepare,
+                len(plans) > 1,
             )
-        )  # fmt: skip
+        )
         notes.append(str(chosen))
     first = generators[0]
     counters = first.counters()
@@ -171,9 +196,16 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
     flops = 2.0 * plans[0].k * scheduling.upper(product(core.output.shape), 1 << 40)
     moved = sum(float(scheduling.upper(v.type.nbytes, 1 << 40)) for v in values)
     return LoweredKernel(
-        node, b.finish(), values, extents.expressions, trip, grain(target, flops, moved, trip, core.output.dtype.itemsize),
-        f"{core.op}: {notes[0]}", flops, moved,
-    )  # fmt: skip
+        node,
+        b.finish(),
+        values,
+        extents.expressions,
+        trip,
+        grain(target, flops, moved, trip, core.output.dtype.itemsize),
+        f"{core.op}: {notes[0]}",
+        flops,
+        moved,
+    )
 
 
 def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
@@ -182,12 +214,22 @@ def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
     for axis in spec.outer:
         repeats *= scheduling.upper(axis.extent)
     return Problem(
-        spec.dtype, (spec.m[0].extent, spec.m[1].extent), spec.n, plan.k, scheduling.upper(innermost), repeats, plan.nb,
-        spec.vector_a, parts, b_bytes=1,
-    )  # fmt: skip
+        spec.dtype,
+        (spec.m[0].extent, spec.m[1].extent),
+        spec.n,
+        plan.k,
+        scheduling.upper(innermost),
+        repeats,
+        plan.nb,
+        spec.vector_a,
+        parts,
+        b_bytes=1,
+    )
 
 
-def gate(b: LoopBuilder, at: dict[str, Any], counters: Sequence[tuple[str, Extent]], limits: tuple[str, int, int]) -> list[Val]:
+def gate(
+    b: LoopBuilder, at: dict[str, Any], counters: Sequence[tuple[str, Extent]], limits: tuple[str, int, int]
+) -> list[Val]:
     """The condition under which a part runs; none if it always does."""
     name, low, high = limits
     extent = dict(counters)[name]
@@ -238,5 +280,3 @@ def _epilogue(b: LoopBuilder, extents: Extents, group: Group, axes: Sequence[Out
 
 def _distinct(values: Sequence[Value]) -> list[Value]:
     return list(dict.fromkeys(values))
-
-

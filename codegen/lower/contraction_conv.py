@@ -1,4 +1,4 @@
-"""Convolution as contractions: blocked or plain input with its halo, packed weights, output channels along the lanes."""
+"""Convolution as contractions: input with its halo, packed weights, output channels along the lanes."""
 
 from __future__ import annotations
 
@@ -91,9 +91,16 @@ def plan_conv(group: Group, target: Target) -> list[Plan]:
 
     def make(lanes: int, nb: int, outs: tuple[Operand, ...], extras: tuple[Operand, ...]) -> Contraction:
         return Contraction(
-            out.dtype, tuple(outer), m, n, segments, Operand(base, a_strides, **a_along),  # type: ignore[arg-type]
-            Operand(w.origin, b_strides, **along), outs, extras,  # type: ignore[arg-type]
+            out.dtype,
+            tuple(outer),
+            m,
+            n,
+            segments,
+            Operand(base, a_strides, **a_along),  # type: ignore[arg-type]
+            Operand(w.origin, b_strides, **along),
+            outs,
+            extras,  # type: ignore[arg-type]
             unroll_all=depthwise and static and k <= 25,
-        )  # fmt: skip
+        )
 
     return [Plan(make, axes, block // lanes, n, k)]

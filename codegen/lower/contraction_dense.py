@@ -36,8 +36,8 @@ def plan_dense_conv(group: Group, target: Target) -> list[Plan]:
     for name, placed in (("x", x), ("w", w), ("result", Placed(group.result.type))):
         if placed.blocks:
             raise UnsupportedError(
-                f"{core.op}: {name} has layout {placed.type.layout}, but the weight is not packed; pack the weight or leave "
-                "all operands unblocked"
+                f"{core.op}: {name} has layout {placed.type.layout}, but the weight is not packed; "
+                "pack the weight or leave all operands unblocked"
             )
     groups, kernel = core.attrs["groups"], w.type.shape[2:]
     rank = len(kernel)
@@ -45,7 +45,11 @@ def plan_dense_conv(group: Group, target: Target) -> list[Plan]:
     rows = w.type.shape[1] if transposed else w.type.shape[0] // groups  # type: ignore[operator]
     channels = w.type.shape[0] // groups if transposed else w.type.shape[1]  # type: ignore[operator]
     names = [f"p{i}" for i in range(rank)]
-    outer = [Axis("image", out.shape[0]), Axis("group", groups), *(Axis(p, e) for p, e in zip(names[:-1], out.shape[2:-1], strict=True))]
+    outer = [
+        Axis("image", out.shape[0]),
+        Axis("group", groups),
+        *(Axis(p, e) for p, e in zip(names[:-1], out.shape[2:-1], strict=True)),
+    ]
     a_strides: dict[str, Extent] = {
         "row": w.stride(rows_axis),
         "c": w.stride(sum_axis),
@@ -60,17 +64,27 @@ def plan_dense_conv(group: Group, target: Target) -> list[Plan]:
     if w.type.layout.order or w.type.layout.has_halo:
         raise UnsupportedError(f"{core.op}: weight layout {w.type.layout} is neither dense nor packed")
     result = (
-        OutAxis((("image", 1),)), OutAxis((("group", rows), ("row", 1))), *(OutAxis(((p, 1),)) for p in names[:-1]),
+        OutAxis((("image", 1),)),
+        OutAxis((("group", rows), ("row", 1))),
+        *(OutAxis(((p, 1),)) for p in names[:-1]),
         OutAxis(vector=True),
-    )  # fmt: skip
+    )
 
     def make(lanes: int, nb: int, outs: tuple[Operand, ...], extras: tuple[Operand, ...]) -> Contraction:
         width = lanes * nb
         b_strides = {"c": width * prod(kernel), "tap": width}
         return Contraction(
-            out.dtype, tuple(outer), (Axis("row", rows), ONE), out.shape[-1], (Segment(axes),), Operand(w.origin, a_strides),
-            Operand(0, b_strides, 0, lanes, 1, padded=True), outs, extras, joinable=False,
-        )  # fmt: skip
+            out.dtype,
+            tuple(outer),
+            (Axis("row", rows), ONE),
+            out.shape[-1],
+            (Segment(axes),),
+            Operand(w.origin, a_strides),
+            Operand(0, b_strides, 0, lanes, 1, padded=True),
+            outs,
+            extras,
+            joinable=False,
+        )
 
     def panel(
         b: LoopBuilder, extents: Extents, pointers: dict[Value, Val], s: ContractionSchedule
@@ -85,7 +99,14 @@ class _Columns:
     """Copies the input under every tap of one panel of pixels to scratch: [channel][taps][pixels]."""
 
     def __init__(
-        self, b: LoopBuilder, extents: Extents, group: Group, x: Val, s: ContractionSchedule, names: list[str], channels: int
+        self,
+        b: LoopBuilder,
+        extents: Extents,
+        group: Group,
+        x: Val,
+        s: ContractionSchedule,
+        names: list[str],
+        channels: int,
     ) -> None:
         self.b, self.extents, self.s, self.names, self.channels = b, extents, s, names, channels
         self.core, self.x = group.core, x

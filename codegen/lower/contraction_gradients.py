@@ -61,7 +61,9 @@ def phases(extent: Extent, kernel: int, stride: int, low: int, dilation: int) ->
             found.append(Phase(first, count, 0, 1, 0, 0, 0))
             continue
         taps = -(-(kernel - tap) // every)
-        found.append(Phase(first, count, tap, every, taps, (first + low - tap * dilation) // stride, every * dilation // stride))
+        found.append(
+            Phase(first, count, tap, every, taps, (first + low - tap * dilation) // stride, every * dilation // stride)
+        )
     return found
 
 
@@ -101,7 +103,8 @@ def plan_conv_transpose(group: Group, target: Target) -> list[Plan]:
         before, after = transpose_halo(extent, found)
         if x.halo[axis][0] < before or x.halo[axis][1] < after:
             raise UnsupportedError(
-                f"conv_transpose: axis {axis} needs a halo of ({before}, {after}) in the input's layout, it has {x.halo[axis]}"
+                f"conv_transpose: axis {axis} needs a halo of ({before}, {after}) in the input's layout, "
+                f"it has {x.halo[axis]}"
             )
     count = prod(len(p) for p in parts)
     if count > MOST_PHASES or any(len(p) > 1 for p in parts[:-2]):
@@ -152,18 +155,27 @@ def _phase_plan(
     outer += rows[:-2]
     m = (rows[-2], rows[-1]) if rank > 1 else (rows[-1], ONE)
     axes = (
-        OutAxis((("image", 1),)), channel,
+        OutAxis((("image", 1),)),
+        channel,
         *(OutAxis(((name, s),), p.first) for name, s, p in zip(spatial, core.attrs["stride"], chosen, strict=True)),
-    )  # fmt: skip
+    )
     k = max(1, prod(p.taps for p in chosen)) * (1 if depthwise else per_group)
     static = all(isinstance(s, int) for s in a_strides.values())
 
     def make(lanes: int, nb: int, outs: tuple[Operand, ...], extras: tuple[Operand, ...]) -> Contraction:
         return Contraction(
-            out.dtype, tuple(outer), m, n, segments, Operand(a_base, a_strides, **along),  # type: ignore[arg-type]
-            Operand(b_base, b_strides, **b_along), outs, extras,  # type: ignore[arg-type]
-            unroll_all=depthwise and static and k <= 25, joinable=count == 1,
-        )  # fmt: skip
+            out.dtype,
+            tuple(outer),
+            m,
+            n,
+            segments,
+            Operand(a_base, a_strides, **along),  # type: ignore[arg-type]
+            Operand(b_base, b_strides, **b_along),
+            outs,
+            extras,  # type: ignore[arg-type]
+            unroll_all=depthwise and static and k <= 25,
+            joinable=count == 1,
+        )
 
     return Plan(make, axes, nb, n, k)
 
@@ -185,7 +197,9 @@ def plan_conv_weight_grad(group: Group, target: Target) -> list[Plan]:
     if depthwise:
         return [_weight_plan(group, x, dy, nb, None, channels, True)]
     if groups > 1 and block and per_group % block:
-        raise UnsupportedError(f"conv_weight_grad: {per_group} output channels per group are no whole panels of {block}")
+        raise UnsupportedError(
+            f"conv_weight_grad: {per_group} output channels per group are no whole panels of {block}"
+        )
     size = x.blocks.get(1) or dw.blocks.get(1)
     if size is None:
         return [_weight_plan(group, x, dy, nb, None, channels, False)]
@@ -201,12 +215,14 @@ def plan_conv_weight_grad(group: Group, target: Target) -> list[Plan]:
 def _weight_plan(
     group: Group, x: Placed, dy: Placed, nb: int | None, split: tuple[int, int, int] | None, rows: int, depthwise: bool
 ) -> Plan:
-    """One contraction for ``rows`` input channels; ``split``: (channel block, first, last + 1) of the blocks it covers."""
+    """One contraction for ``rows`` input channels; ``split``: (channel block, first, last + 1) of the blocks."""
     from .contraction import Plan
 
     core, out = group.core, group.core.output
     shape, attrs = out.shape, core.attrs
-    groups, kernel, stride, padding, dilation = (attrs[k] for k in ("groups", "kernel", "stride", "padding", "dilation"))
+    groups, kernel, stride, padding, dilation = (
+        attrs[k] for k in ("groups", "kernel", "stride", "padding", "dilation")
+    )
     rank = len(kernel)
     pixels, taps = names_of(rank, SPATIAL), names_of(rank, TAPS)
     covered = all(x.halo[2 + i][0] >= low and x.halo[2 + i][1] >= high for i, (low, high) in enumerate(padding))
@@ -249,7 +265,11 @@ def _weight_plan(
             a_strides["cb"], a_strides["c"] = size * x.stride(1), x.stride(1)
     reduce = [Axis("image", x.type.shape[0])]
     for i, (p, k) in enumerate(zip(pixels, taps, strict=True)):
-        range_of = None if covered else _inside(k, x.type.shape[2 + i], dy.type.shape[2 + i], stride[i], padding[i][0], dilation[i])
+        range_of = (
+            None
+            if covered
+            else _inside(k, x.type.shape[2 + i], dy.type.shape[2 + i], stride[i], padding[i][0], dilation[i])
+        )
         reduce.append(Axis(p, dy.type.shape[2 + i], bounds=range_of))
     kept = tuple(a for a in reduce if a.extent != 1 or a.bounds is not None)
     axes = (channel, column, *(OutAxis(((k, 1),)) for k in taps))
@@ -259,10 +279,20 @@ def _weight_plan(
     def make(lanes: int, nb: int, outs: tuple[Operand, ...], extras: tuple[Operand, ...]) -> Contraction:
         along = x.along_n(1, lanes, nb) if depthwise else {}
         return Contraction(
-            out.dtype, tuple(outer), m, n, (Segment(kept),), Operand(base, a_strides, **along),  # type: ignore[arg-type]
-            Operand(dy.origin, b_strides, **dy.along_n(1, lanes, nb)), outs, extras, joinable=False,  # type: ignore[arg-type]
-            padding_rows=split[0] - rows if split is not None and any(axis == 1 for axis, _ in group.result.type.layout.blocks) else 0,
-        )  # fmt: skip
+            out.dtype,
+            tuple(outer),
+            m,
+            n,
+            (Segment(kept),),
+            Operand(base, a_strides, **along),  # type: ignore[arg-type]
+            Operand(dy.origin, b_strides, **dy.along_n(1, lanes, nb)),
+            outs,
+            extras,
+            joinable=False,  # type: ignore[arg-type]
+            padding_rows=split[0] - rows
+            if split is not None and any(axis == 1 for axis, _ in group.result.type.layout.blocks)
+            else 0,
+        )
 
     return Plan(make, axes, nb, n, k_steps, gate=gate)
 

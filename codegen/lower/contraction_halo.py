@@ -13,7 +13,13 @@ from .position import Extents
 
 
 def clear_halo(
-    b: LoopBuilder, extents: Extents, type: TensorType, pointer: Val, g: Generator, at: Mapping[str, Any], axes: Sequence[OutAxis]
+    b: LoopBuilder,
+    extents: Extents,
+    type: TensorType,
+    pointer: Val,
+    g: Generator,
+    at: Mapping[str, Any],
+    axes: Sequence[OutAxis],
 ) -> None:
     """Clear the whole frame around the planes of one panel, in the iteration that holds the first rows."""
     if not type.layout.has_halo:
@@ -58,7 +64,13 @@ def clear_halo(
 
 
 def _plane_start(
-    b: LoopBuilder, extents: Extents, placed: Placed, g: Generator, at: Mapping[str, Any], axes: Sequence[OutAxis], framed: list[int]
+    b: LoopBuilder,
+    extents: Extents,
+    placed: Placed,
+    g: Generator,
+    at: Mapping[str, Any],
+    axes: Sequence[OutAxis],
+    framed: list[int],
 ) -> Any:
     offset: Any = 0
     for i, axis in enumerate(axes):

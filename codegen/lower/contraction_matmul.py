@@ -55,9 +55,17 @@ def plan_matmul(group: Group, target: Target) -> list[Plan]:
         if prepared:
             right = Operand(0, {"k": lanes * nb}, 0, lanes, 1, padded=True)
         return Contraction(
-            out.dtype, tuple(outer), m, out.shape[-1], (Segment((Axis("k", depth),)),), Operand(a.origin, a_strides), right,
-            outs, extras, joinable=not (prepared and batched),
-        )  # fmt: skip
+            out.dtype,
+            tuple(outer),
+            m,
+            out.shape[-1],
+            (Segment((Axis("k", depth),)),),
+            Operand(a.origin, a_strides),
+            right,
+            outs,
+            extras,
+            joinable=not (prepared and batched),
+        )
 
     def panel(
         builder: LoopBuilder, extents: Extents, pointers: dict[Value, Val], s: ContractionSchedule
@@ -73,6 +81,10 @@ def plan_matmul(group: Group, target: Target) -> list[Plan]:
                 if axis.name in b_strides:
                     offset = builder.iadd(offset, builder.imul(at[axis.name], extents(b_strides[axis.name])))
             start = builder.at(source, offset)
+            if isinstance(sk, int) and sk == 1 and s.lanes > 1:
+                width_left = builder.isub(extents(out.shape[-1]), builder.imul(at["panel"], width))
+                _transpose(builder, start, scratch, extents(depth), sn, builder.imin(width_left, width), width, s.lanes)
+                return
 
             def row(k: Any) -> None:
                 src, dst = builder.at(start, builder.imul(k, sk)), builder.at(scratch, builder.imul(k, width))
@@ -85,6 +97,24 @@ def plan_matmul(group: Group, target: Target) -> list[Plan]:
         return scratch, fill
 
     return [Plan(make, tuple(axes), nb, out.shape[-1], upper(depth), panel if prepared else None)]
+
+
+def _transpose(
+    b: LoopBuilder, source: Val, scratch: Val, depth: Any, pitch: Any, columns: Any, width: int, lanes: int
+) -> None:
+    """scratch[k * width + n] = source[n * pitch + k]: every line of the source is read once, by whole vectors."""
+    whole = b.imul(b.idiv(depth, lanes), lanes)
+
+    def block(k: Any) -> None:
+        src, dst = b.at(source, k), b.at(scratch, b.imul(k, width))
+        b.loop(0, columns, lambda n: b.store(b.at(dst, n), b.load(src, b.imul(n, pitch), lanes), 0, width))
+
+    def rest(k: Any) -> None:
+        src, dst = b.at(source, k), b.at(scratch, b.imul(k, width))
+        b.loop(0, columns, lambda n: b.store(dst, b.load(src, b.imul(n, pitch)), n))
+
+    b.loop(0, whole, block, step=lanes)
+    b.loop(whole, depth, rest)
 
 
 def _pays_to_copy(b: Placed, k: int, n: int, shape: Sequence[Extent], batched: bool) -> bool:

@@ -21,7 +21,9 @@ class Placed:
         self.type = type
         self.blocks = dict(layout.blocks)
         if len(self.blocks) != len(layout.blocks):
-            raise UnsupportedError(f"contraction: layout {layout} blocks one axis twice; kernels take one block per axis")
+            raise UnsupportedError(
+                f"contraction: layout {layout} blocks one axis twice; kernels take one block per axis"
+            )
         strides = layout.strides(type.shape)
         order = layout.order or tuple(range(rank))
         self.outer = {axis: strides[i] for i, axis in enumerate(order)}
@@ -57,7 +59,9 @@ class Placed:
             return {"panel": nb * s, "vector": s, "lane": inner, "padded": True}
         if block == lanes * nb:
             return {"panel": s, "vector": lanes * inner, "lane": inner, "padded": True, "whole_panel": True}
-        raise UnsupportedError(f"contraction: axis {axis} of {self.type} is blocked by {block}, expected {lanes} or {lanes * nb}")
+        raise UnsupportedError(
+            f"contraction: axis {axis} of {self.type} is blocked by {block}, expected {lanes} or {lanes * nb}"
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,9 @@ class OutAxis:
     split: tuple[str, str, int] | None = None  # (block axis, axis inside the block, block size)
 
 
-def result_operand(type: TensorType, out_shape: Sequence[Extent], axes: Sequence[OutAxis], lanes: int, nb: int) -> Operand:
+def result_operand(
+    type: TensorType, out_shape: Sequence[Extent], axes: Sequence[OutAxis], lanes: int, nb: int
+) -> Operand:
     """The operand of a value that broadcasts against the result (or is it)."""
     placed, rank, shift = Placed(type), type.rank, len(out_shape) - type.rank
     base, strides, along = placed.origin, {}, {}  # type: ignore[var-annotated]
@@ -112,7 +118,9 @@ def channel_segments(
     """
     sizes = {p.blocks[axis] for p, axis in ((a, a_axis), (b, b_axis)) if axis in p.blocks}
     if len(sizes) > 1:
-        raise UnsupportedError(f"contraction: channels are blocked by {sorted(sizes)} in the two operands {a.type} and {b.type}")
+        raise UnsupportedError(
+            f"contraction: channels are blocked by {sorted(sizes)} in the two operands {a.type} and {b.type}"
+        )
 
     def strides(p: Placed, axis: int) -> tuple[Extent, Extent]:
         if axis in p.blocks:
