@@ -47,7 +47,7 @@ def load_digits():
 
 def train(model, x, y, console):
     """One compiled step per batch: forward, loss, backward and SGD update in one native call."""
-    optimizer = optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    optimizer = optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
     step = torch.compile_step(model, nn.CrossEntropyLoss(), optimizer)
     rng = np.random.default_rng(0)
     started = time.perf_counter()
