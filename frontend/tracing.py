@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir.builder import GraphBuilder
-from ..ir.dims import Dim, DimExpr, Extent
+from ..ir.dims import Dim, DimExpr
 from ..ir.dtypes import DType, float32
 from ..ir.errors import DataDependentError, DTypeError, IngotError, ShapeError, UnsupportedError
 from ..ir.graph import Graph, Value
@@ -20,7 +20,7 @@ from ..ir.types import TensorType
 from . import grad_mode
 from .size import SymInt, as_extent
 from .sources import user_location, user_place
-from .structure import Spec, flatten
+from .structure import Spec, flatten, unflatten
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -275,15 +275,10 @@ class Tracer:
             raise UnsupportedError(f"{len(items)} things in {self.graph.name} cannot be compiled:", items) from cause
 
 
-def extents_of(t: Tensor) -> tuple[Extent, ...]:
-    """Logical shape as IR extents."""
-    return t._value.shape if t._value is not None else t._data.shape
-
-
 def _is_input(x: Any) -> bool:
     from . import dispatch
 
-    return dispatch.is_tensor(x) or isinstance(x, (np.ndarray, InputSpec))
+    return dispatch.is_tensor(x) or isinstance(x, (np.ndarray, np.generic, InputSpec))
 
 
 def trace(
@@ -299,8 +294,8 @@ def trace(
 
     Args:
         fn: a Module or function on Tensors.
-        args, kwargs: nested dicts, lists and tuples of Tensors, arrays and InputSpecs; everything else is
-            passed through and fixed.
+        args, kwargs: nested dicts, lists and tuples of Tensors, arrays, NumPy scalars and InputSpecs; everything
+            else is passed through and fixed.
         states: tensors outside the graph that it reads and may overwrite (parameters, buffers...);
             default: the parameters and buffers of ``fn`` if it is a Module. The default generator's state
             is always among them (name ``rng_state``, role ``rng``).
@@ -332,11 +327,9 @@ def trace(
         if isinstance(leaf, InputSpec):
             type_ = leaf.type
         else:
-            array = leaf if isinstance(leaf, np.ndarray) else leaf._data
+            array = np.asarray(leaf) if isinstance(leaf, (np.ndarray, np.generic)) else leaf._data
             type_ = TensorType(dispatch.array_dtype(array), array.shape)
         traced.append(dispatch.from_value(tracer.graph.add_input(type_, label, "input"), tracer))
-    from .structure import unflatten
-
     call_args, call_kwargs = unflatten(in_spec, traced)
     _active.tracer = tracer
     try:
