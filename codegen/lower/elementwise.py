@@ -6,7 +6,7 @@ one shape, or one operand's share of a concatenation. The parallel loop runs thr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,9 +189,12 @@ def _emit(b: LoopBuilder, extents: Extents, buffers: Buffers, piece: Piece, star
         for access, p, value in results:
             store_lanes(access, _shifted(extents, piece, access, p), value)
 
+    # A loop over several axes counts past the extent of the innermost one; axes without a halo need no look.
+    merged = {g.axis for g in (*piece.nest.outer, *piece.nest.inner) if len(g.axes) > 1}
+
     def clear(pos: Position) -> None:
         for _, r in piece.stores:
-            clear_halo(buffers.targets[r], _shifted(extents, piece, buffers.targets[r], pos))
+            clear_halo(buffers.targets[r], _shifted(extents, piece, buffers.targets[r], pos), merged)
 
     emitter = NestEmitter(b, extents, piece.nest, len(piece.shape), body, clear)
     if end is None:
@@ -227,11 +230,14 @@ def _covers_padding(access: Access, where: Position) -> bool:
     return False
 
 
-def clear_halo(access: Access, pos: Position) -> None:
-    """Zero at a position that lies in the halo of some result, if it lies in this one's."""
+def clear_halo(access: Access, pos: Position, merged: Collection[int] = ()) -> None:
+    """Zero at a position that lies in the halo of some result, if it lies in this one's. ``merged`` axes stand for
+    several, none of which has a halo."""
     b, math_ = access.builder, access.math
     cond = None
     for axis, c in enumerate(pos.coords):
+        if axis in merged:
+            continue
         before, after = access.halo[axis]
         extent = access.type.shape[axis]
         if axis in access.blocks and isinstance(extent, int):
