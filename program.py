@@ -262,7 +262,7 @@ class _Builder:
         for i, v in enumerate(graph.inputs):
             self.refs[v] = BufferRef("input", i)
         for i, v in enumerate(graph.outputs):
-            self.refs[v] = BufferRef("output", i)
+            self.refs[memory_root(v)] = BufferRef("output", i)  # a reshape of what a kernel wrote is that memory
         start: dict[Value, int] = {}
         end: dict[Value, int] = {}
         for i, (node, record) in enumerate(zip(self.nodes, records, strict=True)):

@@ -64,9 +64,11 @@ def lower(node: Node, target: Target) -> LoweredKernel:
     targets = {r: Access(b, extents, r.type, b.buffer(r.name, r.dtype)) for r in results}
     window = _Window(b, extents, node, source, targets)
 
+    merged = {g.axis for g in (*nest.outer, *nest.inner) if len(g.axes) > 1}
+
     def clear(pos: Position) -> None:
         for access in targets.values():
-            clear_halo(access, pos)
+            clear_halo(access, pos, merged)
 
     emitter = NestEmitter(b, extents, nest, rank, lambda positions: [window.element(p) for p in positions][0], clear)
     b.loop(b.begin, b.end, emitter.iteration)
