@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from .codegen.executor_ir import executor_ir
+from .codegen.lower.common import constant_number
+from .codegen.lower.view import SMALL
 from .codegen.packing import pack
 from .ir import abi
 from .ir.dims import Dim, Extent, bounds, is_bounded
@@ -178,7 +180,9 @@ def signature(node: Node, outputs: set[Value]) -> str:
 
 def _define(v: Value, numbers: dict[Value, int]) -> str:
     numbers[v] = len(numbers)
-    return f"{numbers[v]}:{v.type}"
+    # Lowering writes a small constant of equal elements into the code.
+    number = constant_number(v) if v.is_constant and v.constant.size <= SMALL else None
+    return f"{numbers[v]}:{v.type}" + ("" if number is None else f"={number!r}")
 
 
 def _line(node: Node, numbers: dict[Value, int]) -> str:
