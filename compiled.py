@@ -40,7 +40,7 @@ def array_of(x: Any, name: str = "") -> np.ndarray:
                              "compiled code cannot be called inside a function that is being compiled; call the "
                              "module itself")  # fmt: skip
         return x._data
-    if not isinstance(x, np.ndarray) and hasattr(x, "device") and hasattr(x, "shape"):
+    if not isinstance(x, (np.ndarray, np.generic)) and hasattr(x, "device") and hasattr(x, "shape"):
         where = str(x.device)
         place = "" if where.startswith("cpu") else f" on device {where!r}"
         raise InputError(f"{label}: expected a NumPy array or an ingot.Tensor on the CPU, got "
