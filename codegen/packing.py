@@ -39,7 +39,7 @@ def pack(array: np.ndarray, layout: Layout) -> np.ndarray:
 def unpack(array: np.ndarray, layout: Layout, shape: Sequence[int]) -> np.ndarray:
     """Inverse of ``pack``: the logical array of ``shape`` from physical memory (any array of the right size)."""
     rank = len(shape)
-    physical = np.asarray(array).reshape([int(e) for e in layout.physical_shape(tuple(shape))])
+    physical = np.asarray(array).reshape([e for e in layout.physical_shape(tuple(shape)) if isinstance(e, int)])
     order = layout.order or tuple(range(rank))
     position = {axis: i for i, axis in enumerate(order)}
     blocks = {axis: rank + i for i, (axis, _) in enumerate(layout.blocks)}

@@ -189,6 +189,25 @@ def test_output_halo_and_wider_input_halo(extra: int, target: Target) -> None:
     execute_layouts(node, target, np.random.default_rng(9), choices=[None])
 
 
+@each_target
+def test_dense_result_with_halo(target: Target) -> None:
+    types = [TensorType(dtypes.float32, (2, 4, 5, 6)), TensorType(dtypes.float32, (6, 2, 3, 3))]
+    node = make("conv", types, stride=(1, 1), padding=((1, 1),) * 2, dilation=(1, 1), groups=2)
+    node.output.type = node.output.type.with_layout(Layout(halo=((0, 0), (0, 0), (1, 2), (3, 1))))
+    execute_layouts(node, target, np.random.default_rng(10), choices=[None])
+
+
+@each_target
+def test_volume_with_halo_on_every_axis(target: Target) -> None:
+    lanes = target.lanes(dtypes.float32)
+    types = [TensorType(dtypes.float32, (2, 4, 3, 5, 6)), TensorType(dtypes.float32, (2 * lanes + 1, 4, 3, 3, 3))]
+    node = make("conv", types, stride=(1, 1, 1), padding=((1, 1),) * 3, dilation=(1, 1, 1), groups=1)
+    set_layouts(node, layout_choices(node, target)[0])
+    frame = ((0, 0), (0, 0), (1, 1), (0, 2), (1, 0))
+    node.output.type = node.output.type.with_layout(Layout(blocks=((1, lanes),), halo=frame))
+    execute_layouts(node, target, np.random.default_rng(11), choices=[None])
+
+
 @pytest.mark.parametrize("op", ["conv", "conv_transpose", "conv_weight_grad"])
 def test_aarch64_code_is_generated(op: str) -> None:
     target = target_named("aarch64")

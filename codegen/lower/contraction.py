@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ...ir.dims import Extent, maximum, product
@@ -183,11 +184,11 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
     def body(it: Any) -> None:
         at = decode(b, extents, it, counters)
         for g, plan in zip(generators, plans, strict=True):
-            conds = [] if plan.gate is None else gate(b, at, counters, plan.gate)
-            if conds:
-                b.when(conds[0], lambda g=g: g.iteration(at))
-            else:
+            runs = None if plan.gate is None else gate(b, at, counters, plan.gate)
+            if runs is None:
                 g.iteration(at)
+            else:
+                b.when(runs, partial(g.iteration, at))
         for v in node.outputs:
             clear_halo(b, extents, v.type, pointers[v], first, at, plans[0].axes)
 
@@ -229,13 +230,13 @@ def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
 
 def gate(
     b: LoopBuilder, at: dict[str, Any], counters: Sequence[tuple[str, Extent]], limits: tuple[str, int, int]
-) -> list[Val]:
-    """The condition under which a part runs; none if it always does."""
+) -> Val | None:
+    """The condition under which a part runs; None if it always does."""
     name, low, high = limits
     extent = dict(counters)[name]
     if low == 0 and high == extent:
-        return []
-    return [b.icmp("ge", at[name], low) if high == extent else b.icmp("lt", at[name], high)]
+        return None
+    return b.icmp("ge", at[name], low) if high == extent else b.icmp("lt", at[name], high)
 
 
 def grain(target: Target, flops: float, moved: float, trip: Extent, itemsize: int) -> int:

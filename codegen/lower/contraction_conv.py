@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 from ...ir.errors import UnsupportedError
 from ...ir.target import Target
 from ..contraction import Axis, Contraction, Operand, Segment
-from .contraction_operands import ONE, OutAxis, Placed, channel_segments
+from .contraction_operands import ONE, OutAxis, Placed, channel_segments, ints
 
 if TYPE_CHECKING:
     from .contraction import Group, Plan
@@ -48,7 +49,8 @@ def plan_conv(group: Group, target: Target) -> list[Plan]:
     if block % lanes:
         raise UnsupportedError(f"conv: weight {w.type} is packed for other vectors than {lanes} lanes")
     check_halo("conv", x, padding)
-    shape, kernel = w.type.shape, w.type.shape[2:]
+    shape = ints(w.type.shape)
+    kernel = shape[2:]
     rank = len(kernel)
     spatial, taps = names_of(rank, SPATIAL), names_of(rank, TAPS)
     depthwise = shape[1] == 1 and shape[0] == groups and groups > 1
@@ -56,9 +58,9 @@ def plan_conv(group: Group, target: Target) -> list[Plan]:
     a_strides = {"image": x.outer[0]}
     b_strides = {}
     base = x.origin
-    for i, (p, k) in enumerate(zip(spatial, taps, strict=True)):
-        a_strides[p], a_strides[k] = stride[i] * x.stride(2 + i), dilation[i] * x.stride(2 + i)
-        b_strides[k] = w.stride(2 + i)
+    for i, (p, tap) in enumerate(zip(spatial, taps, strict=True)):
+        a_strides[p], a_strides[tap] = stride[i] * x.stride(2 + i), dilation[i] * x.stride(2 + i)
+        b_strides[tap] = w.stride(2 + i)
         base = base - padding[i][0] * x.stride(2 + i)
     tap_axes = tuple(Axis(k, e, tap=True) for k, e in zip(taps, kernel, strict=True))
     outer = [Axis("image", out.shape[0])]
@@ -84,9 +86,7 @@ def plan_conv(group: Group, target: Target) -> list[Plan]:
     m = (rows[-2], rows[-1]) if rank > 1 else (rows[-1], ONE)
     static = all(isinstance(s, int) for s in a_strides.values())
     axes = (OutAxis((("image", 1),)), channel, *(OutAxis(((p, 1),)) for p in spatial))
-    k = 1
-    for e in shape[1:]:
-        k *= e
+    k = prod(shape[1:])
     n = shape[0] if depthwise else per_group
 
     def make(lanes: int, nb: int, outs: tuple[Operand, ...], extras: tuple[Operand, ...]) -> Contraction:
@@ -96,10 +96,10 @@ def plan_conv(group: Group, target: Target) -> list[Plan]:
             m,
             n,
             segments,
-            Operand(base, a_strides, **a_along),  # type: ignore[arg-type]
+            Operand(base, a_strides, **a_along),
             Operand(w.origin, b_strides, **along),
             outs,
-            extras,  # type: ignore[arg-type]
+            extras,
             unroll_all=depthwise and static and k <= 25,
         )
 

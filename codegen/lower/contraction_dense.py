@@ -19,7 +19,7 @@ from ...ir.target import Target
 from ..contraction import Axis, Contraction, Operand, Prepare, Segment
 from ..loopir import LoopBuilder, Val
 from ..schedule import ContractionSchedule
-from .contraction_operands import ONE, OutAxis, Placed
+from .contraction_operands import ONE, OutAxis, Placed, ints
 from .position import Coord, Extents, IndexMath
 
 if TYPE_CHECKING:
@@ -39,11 +39,12 @@ def plan_dense_conv(group: Group, target: Target) -> list[Plan]:
                 f"{core.op}: {name} has layout {placed.type.layout}, but the weight is not packed; "
                 "pack the weight or leave all operands unblocked"
             )
-    groups, kernel = core.attrs["groups"], w.type.shape[2:]
+    groups, shape = core.attrs["groups"], ints(w.type.shape)
+    kernel = shape[2:]
     rank = len(kernel)
     rows_axis, sum_axis = (1, 0) if transposed else (0, 1)
-    rows = w.type.shape[1] if transposed else w.type.shape[0] // groups  # type: ignore[operator]
-    channels = w.type.shape[0] // groups if transposed else w.type.shape[1]  # type: ignore[operator]
+    rows = shape[1] if transposed else shape[0] // groups
+    channels = shape[0] // groups if transposed else shape[1]
     names = [f"p{i}" for i in range(rank)]
     outer = [
         Axis("image", out.shape[0]),
@@ -53,14 +54,14 @@ def plan_dense_conv(group: Group, target: Target) -> list[Plan]:
     a_strides: dict[str, Extent] = {
         "row": w.stride(rows_axis),
         "c": w.stride(sum_axis),
-        "group": w.stride(0) * (w.type.shape[0] // groups),  # type: ignore[operator]
+        "group": w.stride(0) * (shape[0] // groups),
         "tap": w.stride(1 + rank),
     }
-    k = channels * prod(kernel)  # type: ignore[arg-type]
+    k = channels * prod(kernel)
     if sum_axis == 1:  # channels and taps are adjacent in the weight
         axes: tuple[Axis, ...] = (Axis("tap", k),)
     else:
-        axes = tuple(a for a in (Axis("c", channels), Axis("tap", prod(kernel))) if a.extent != 1)  # type: ignore[arg-type]
+        axes = tuple(a for a in (Axis("c", channels), Axis("tap", prod(kernel))) if a.extent != 1)
     if w.type.layout.order or w.type.layout.has_halo:
         raise UnsupportedError(f"{core.op}: weight layout {w.type.layout} is neither dense nor packed")
     result = (
@@ -89,7 +90,7 @@ def plan_dense_conv(group: Group, target: Target) -> list[Plan]:
     def panel(
         b: LoopBuilder, extents: Extents, pointers: dict[Value, Val], s: ContractionSchedule
     ) -> tuple[Val, Prepare]:
-        copy = _Columns(b, extents, group, pointers[group.operands[0]], s, names, channels)  # type: ignore[arg-type]
+        copy = _Columns(b, extents, group, pointers[group.operands[0]], s, names, channels)
         return copy.scratch, copy.fill
 
     return [Plan(make, result, None, out.shape[-1], k, panel, left=1)]
@@ -111,7 +112,7 @@ class _Columns:
         self.b, self.extents, self.s, self.names, self.channels = b, extents, s, names, channels
         self.core, self.x = group.core, x
         self.placed = Placed(group.operands[0].type)
-        self.kernel: tuple[int, ...] = group.operands[1].shape[2:]
+        self.kernel: tuple[int, ...] = ints(group.operands[1].shape[2:])
         self.width = s.lanes * s.nb
         self.scratch = b.scratch(x.dtype, channels * prod(self.kernel) * self.width)
 

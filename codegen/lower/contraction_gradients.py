@@ -24,7 +24,7 @@ from ..loopir import LoopBuilder
 from ..schedule import upper
 from .contraction_conv import SPATIAL, TAPS, names_of
 from .contraction_dense import plan_dense_conv
-from .contraction_operands import ONE, OutAxis, Placed, channel_segments
+from .contraction_operands import ONE, OutAxis, Placed, channel_segments, ints
 from .position import Extents
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def plan_conv_transpose(group: Group, target: Target) -> list[Plan]:
     core, out = group.core, group.core.output
     x, w = (Placed(v.type) for v in group.operands)
     lanes = target.lanes(out.dtype)
-    shape = w.type.shape
+    shape = ints(w.type.shape)
     groups = core.attrs["groups"]
     depthwise = shape[1] == 1 and shape[0] == groups and groups > 1
     block = w.blocks.get(0 if depthwise else 1)
@@ -98,7 +98,7 @@ def plan_conv_transpose(group: Group, target: Target) -> list[Plan]:
         return plan_dense_conv(group, target)
     if block % lanes:
         raise UnsupportedError(f"conv_transpose: weight {w.type} is packed for other vectors than {lanes} lanes")
-    parts = axis_phases(core.attrs, out.shape[2:], shape[2:])  # type: ignore[arg-type]
+    parts = axis_phases(core.attrs, out.shape[2:], shape[2:])
     for axis, (extent, found) in enumerate(zip(x.type.shape[2:], parts, strict=True), 2):
         before, after = transpose_halo(extent, found)
         if x.halo[axis][0] < before or x.halo[axis][1] < after:
@@ -118,7 +118,7 @@ def _phase_plan(
     from .contraction import Plan
 
     core, out = group.core, group.core.output
-    shape, groups, rank = w.type.shape, core.attrs["groups"], len(chosen)
+    shape, groups, rank = ints(w.type.shape), core.attrs["groups"], len(chosen)
     spatial, names = names_of(rank, SPATIAL), names_of(rank, TAPS)
     a_strides: dict[str, Extent] = {"image": x.outer[0]}
     b_strides: dict[str, Extent] = {}
@@ -130,8 +130,8 @@ def _phase_plan(
         a_base, b_base = a_base + p.shift * sx, b_base + p.tap * sw
     taps = tuple(Axis(k, p.taps, tap=True) for k, p in zip(names, chosen, strict=True))
     outer = [Axis("image", out.shape[0])]
-    along: dict[str, Extent] = {}
-    channel, per_group = OutAxis(vector=True), shape[0] // groups  # type: ignore[operator]
+    along: dict[str, Any] = {}
+    channel, per_group = OutAxis(vector=True), shape[0] // groups
     nb = block // lanes
     if any(p.taps == 0 for p in chosen):
         segments: tuple[Segment, ...] = ()
@@ -146,11 +146,11 @@ def _phase_plan(
     else:
         n, b_along = shape[1], w.along_n(1, lanes, nb)
         if groups > 1:
-            if n % block:  # type: ignore[operator]
+            if n % block:
                 raise UnsupportedError(f"conv_transpose: {n} channels per group are no whole panels of {block}")
             outer.append(Axis("group", groups))
             a_strides["group"], b_strides["group"] = x.skip(1, per_group), w.skip(0, per_group)
-            channel = OutAxis(vector=True, base_panel=("group", n))  # type: ignore[arg-type]
+            channel = OutAxis(vector=True, base_panel=("group", n))
     rows = [Axis(name, p.count) for name, p in zip(spatial, chosen, strict=True)]
     outer += rows[:-2]
     m = (rows[-2], rows[-1]) if rank > 1 else (rows[-1], ONE)
@@ -169,10 +169,10 @@ def _phase_plan(
             m,
             n,
             segments,
-            Operand(a_base, a_strides, **along),  # type: ignore[arg-type]
+            Operand(a_base, a_strides, **along),
             Operand(b_base, b_strides, **b_along),
             outs,
-            extras,  # type: ignore[arg-type]
+            extras,
             unroll_all=depthwise and static and k <= 25,
             joinable=count == 1,
         )
@@ -284,11 +284,11 @@ def _weight_plan(
             m,
             n,
             (Segment(kept),),
-            Operand(base, a_strides, **along),  # type: ignore[arg-type]
+            Operand(base, a_strides, **along),
             Operand(dy.origin, b_strides, **dy.along_n(1, lanes, nb)),
             outs,
             extras,
-            joinable=False,  # type: ignore[arg-type]
+            joinable=False,
             padding_rows=split[0] - rows
             if split is not None and any(axis == 1 for axis, _ in group.result.type.layout.blocks)
             else 0,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...ir.dims import Extent
 from ...ir.types import TensorType
 from ..contraction import Generator
 from ..loopir import LoopBuilder, Val
 from .contraction_operands import OutAxis, Placed
-from .position import Extents
+from .position import Extents, zero_of
 
 
 def clear_halo(
@@ -21,78 +22,84 @@ def clear_halo(
     at: Mapping[str, Any],
     axes: Sequence[OutAxis],
 ) -> None:
-    """Clear the whole frame around the planes of one panel, in the iteration that holds the first rows."""
+    """Clear the frame around the planes of one panel, in the one iteration that comes first among those sharing it.
+
+    Axes without a halo follow the iteration's indices where there are any; the others are cleared over their whole
+    extent, by the iteration in which every index that belongs to them is zero.
+    """
     if not type.layout.has_halo:
         return
     placed = Placed(type)
     framed = [axis for axis in range(type.rank) if placed.halo[axis] != (0, 0)]
-    vector = next(i for i, axis in enumerate(axes) if axis.vector)
-
-    def frame() -> None:
-        origin = _plane_start(b, extents, placed, g, at, axes, framed)
-        if vector in framed or vector not in placed.blocks:
-            lanes, count, step = 1, 1, 0
-        else:
-            vectors = -(-type.shape[vector] // g.lanes)  # type: ignore[operator]
-            lanes, step = g.lanes, placed.outer[vector]
-            count = b.imin(g.nb, b.isub(vectors, b.imul(at["panel"], g.nb)))
-        value = b.const(g.sum_type, 0, lanes)
-        for k, axis in enumerate(framed):
-            before, after = placed.halo[axis]
-            total = extents(type.shape[axis] + (before + after))
-            for low, high in ((0, before), (b.isub(total, after), total)):
-                spans = [
-                    (a, before_a, extents(type.shape[a] + before_a))
-                    if i < k
-                    else (a, low, high)
-                    if i == k
-                    else (a, 0, extents(type.shape[a] + sum(placed.halo[a])))
-                    for i, a in enumerate(framed)
-                    for before_a in (placed.halo[a][0],)
-                ]
-
-                def vectors_of(j: Any, spans: list[Any] = spans) -> None:
-                    _fill(b, extents, placed, b.at(pointer, b.iadd(origin, b.imul(j, extents(step)))), spans, value)
-
-                b.loop(0, count, vectors_of)
-
-    first = at["chunk"]
-    if isinstance(first, int) or g.chunks == 1:
-        frame()
-    else:
-        b.when(b.icmp("eq", first, 0), frame)
-
-
-def _plane_start(
-    b: LoopBuilder,
-    extents: Extents,
-    placed: Placed,
-    g: Generator,
-    at: Mapping[str, Any],
-    axes: Sequence[OutAxis],
-    framed: list[int],
-) -> Any:
-    offset: Any = 0
+    firsts, origin, whole = ["chunk"], 0, []
+    by_panel = False
     for i, axis in enumerate(axes):
-        if i in framed:
-            continue
-        if axis.vector:
-            along = placed.along_n(i, g.lanes, g.nb)
-            offset = b.iadd(offset, b.imul(at["panel"], extents(along["panel"])))
+        names = [name for name, _ in axis.terms] + ([axis.base_panel[0]] if axis.base_panel else [])
+        if axis.vector and i not in framed and i in placed.blocks:
+            by_panel = True
+            origin = b.iadd(origin, b.imul(at["panel"], extents(placed.along_n(i, g.lanes, g.nb)["panel"])))
             if axis.base_panel is not None:
                 name, count = axis.base_panel
-                offset = b.iadd(offset, b.imul(at[name], extents(placed.skip(i, count))))
-            continue
-        for name, scale in axis.terms:
-            offset = b.iadd(offset, b.imul(at[name], extents(scale * placed.stride(i))))
-    return offset
+                origin = b.iadd(origin, b.imul(at[name], extents(placed.skip(i, count))))
+        elif i not in framed and not axis.vector and all(name in at for name in names):
+            for name, scale in axis.terms:
+                origin = b.iadd(origin, b.imul(at[name], extents(scale * placed.stride(i))))
+        else:
+            firsts += names
+            if i not in framed:
+                whole.append((i, 0, extents(type.shape[i])))
+    if not by_panel:
+        firsts.append("panel")
+    conditions = [b.icmp("eq", at[n], 0) for n in firsts if n in at and not isinstance(at[n], int)]
+
+    def frame() -> None:
+        step: Extent = 0
+        lanes, count = 1, 1
+        if by_panel:
+            vector = next(i for i, axis in enumerate(axes) if axis.vector)
+            lanes, step = g.lanes, placed.outer[vector]
+            count = b.imin(g.nb, b.isub(extents((g.spec.n + (lanes - 1)) // lanes), b.imul(at["panel"], g.nb)))
+        value = zero_of(b, type.dtype, lanes)
+        for k in range(len(framed)):
+            for side in (0, 1):
+                spans = [*whole, *(_span(b, extents, placed, axis, i - k, side) for i, axis in enumerate(framed))]
+
+                def vectors(j: Any, spans: list[Any] = spans) -> None:
+                    _fill(b, extents, placed, b.at(pointer, b.iadd(origin, b.imul(j, extents(step)))), spans, value)
+
+                b.loop(0, count, vectors)
+
+    guarded(b, conditions, frame)
+
+
+def guarded(b: LoopBuilder, conditions: Sequence[Val], body: Any) -> None:
+    """``body`` under all of ``conditions``."""
+    if not conditions:
+        body()
+        return
+    cond = conditions[0]
+    for other in conditions[1:]:
+        cond = b.op("and", cond, other)
+    b.when(cond, body)
+
+
+def _span(b: LoopBuilder, extents: Extents, placed: Placed, axis: int, order: int, side: int) -> tuple[int, Any, Any]:
+    """The physical range of one framed axis: its inside, one side of the halo, or everything, as ``order`` is
+    negative, zero or positive. Together the ranges cover the frame once."""
+    before, after = placed.halo[axis]
+    inside, total = extents(placed.type.shape[axis] + before), extents(placed.type.shape[axis] + (before + after))
+    if order < 0:
+        return axis, before, inside
+    if order > 0:
+        return axis, 0, total
+    return (axis, inside, total) if side else (axis, 0, before)
 
 
 def _fill(b: LoopBuilder, extents: Extents, placed: Placed, pointer: Val, spans: list[Any], value: Val) -> None:
-    # At most three spatial axes, so the nesting is bounded.
+    # One level per axis of the tensor, so the nesting is bounded.
     if not spans:
         b.store(pointer, value)
         return
     (axis, low, high), rest = spans[0], spans[1:]
-    stride = extents(placed.outer[axis])
+    stride = extents(placed.stride(axis))
     b.loop(low, high, lambda i: _fill(b, extents, placed, b.at(pointer, b.imul(i, stride)), rest, value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ...ir.dims import Extent
 from ...ir.errors import UnsupportedError
@@ -48,7 +49,7 @@ class Placed:
             raise UnsupportedError(f"contraction: {count} elements of axis {axis} are no whole blocks of {self.type}")
         return count // block * self.outer[axis]
 
-    def along_n(self, axis: int, lanes: int, nb: int) -> dict[str, Extent]:
+    def along_n(self, axis: int, lanes: int, nb: int) -> dict[str, Any]:
         """panel, vector and lane strides of a vectorised axis, and whether memory holds whole vectors."""
         block = self.blocks.get(axis)
         s = self.outer[axis]
@@ -62,6 +63,11 @@ class Placed:
         raise UnsupportedError(
             f"contraction: axis {axis} of {self.type} is blocked by {block}, expected {lanes} or {lanes * nb}"
         )
+
+
+def ints(shape: Sequence[Extent]) -> tuple[int, ...]:
+    """A shape that the operator's record has checked to be static (weights, channels)."""
+    return tuple(e for e in shape if isinstance(e, int))
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,9 @@ def result_operand(
 ) -> Operand:
     """The operand of a value that broadcasts against the result (or is it)."""
     placed, rank, shift = Placed(type), type.rank, len(out_shape) - type.rank
-    base, strides, along = placed.origin, {}, {}  # type: ignore[var-annotated]
+    base: Extent = placed.origin
+    strides: dict[str, Extent] = {}
+    along: dict[str, Any] = {}
     for axis in range(rank):
         where = axes[axis + shift]
         if type.shape[axis] == 1 and out_shape[axis + shift] != 1:
@@ -105,7 +113,7 @@ def result_operand(
         base = base + where.offset * stride
         for name, scale in where.terms:
             strides[name] = strides.get(name, 0) + scale * stride
-    return Operand(base, strides, **along)  # type: ignore[arg-type]
+    return Operand(base, strides, **along)
 
 
 def channel_segments(
