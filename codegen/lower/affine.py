@@ -7,7 +7,7 @@ picks the vector axis from the strides that follow.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...ir.dims import Extent, product
@@ -57,10 +57,12 @@ class Footprint:
         return sum(n.op in arithmetic.EXPENSIVE for n in self.nodes)
 
 
-def footprint(results: Sequence[Value], rank: int, stops: Callable[[Value], bool]) -> Footprint:
+def footprint(
+    results: Sequence[Value], rank: int, stops: Callable[[Value], bool], known: Container[Value] = ()
+) -> Footprint:
     """The reads behind ``results``, which share one index space of ``rank`` axes.
 
-    ``stops(value)`` says whether a value is in memory.
+    ``stops(value)`` says whether a value is in memory; ``known`` values are numbers in the code.
     """
     out = Footprint()
     seen: set[tuple] = set()
@@ -72,6 +74,8 @@ def footprint(results: Sequence[Value], rank: int, stops: Callable[[Value], bool
         if key in seen:
             continue
         seen.add(key)
+        if value in known:
+            continue
         if stops(value):
             out.leaves.append(Leaf(value, rows, exact))
             continue

@@ -141,7 +141,7 @@ def _piece(
     target: Target,
 ) -> Piece:  # fmt: skip
     rank = len(shape)
-    reads = footprint(values, rank, view.stops)
+    reads = footprint(values, rank, view.stops, view.immediates)
     pinned = set(reads.pinned)
     read_strides = [strides(_memory_type(view, leaf), leaf.rows, pinned) for leaf in reads.leaves]
     identity = [{a: 1} for a in range(rank)]

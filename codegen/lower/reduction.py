@@ -197,7 +197,7 @@ def _plan(group: ReductionGroup, target: Target) -> tuple[Plan, list]:
     roots = [n.inputs[0] for n in group.reduces] + [r.inner for r in group.full]
     produced = {n.output for n in group.reduces}
     view = group.view
-    reads = footprint(list(dict.fromkeys(roots)), rank, lambda v: v in produced or view.stops(v))
+    reads = footprint(list(dict.fromkeys(roots)), rank, lambda v: v in produced or view.stops(v), view.immediates)
     leaves = [leaf for leaf in reads.leaves if leaf.value not in produced]
     # Epilogues on the reduced results read at kept positions only.
     kept_values = [r.inner for r in group.reduced]
@@ -226,7 +226,7 @@ def _plan(group: ReductionGroup, target: Target) -> tuple[Plan, list]:
         total = sum(vector_cost(s.get(g.axis, 0), lanes) for s in [*accesses, *writes])
         extent = max(1, upper(g.extent))
         waste = -(-extent // lanes) * lanes / extent
-        fold = 0.0 if g in kept else 8.0 * lanes / upper(product(x.extent for x in reduced))
+        fold = 0.0 if g in kept else 8.0 * lanes / max(1, upper(product(x.extent for x in reduced)))
         return total * waste + fold
 
     vector = min([*reversed(reduced), *reversed(kept)], key=cost)
@@ -268,7 +268,7 @@ def footprint_of_kept(group: ReductionGroup, values: list[Value], produced: set[
     out = []
     for v in values:
         if v not in produced:
-            found = footprint([v], v.type.rank, lambda x: x in produced or group.view.stops(x))
+            found = footprint([v], v.type.rank, lambda x: x in produced or group.view.stops(x), group.view.immediates)
             out += [leaf for leaf in found.leaves if leaf.value not in produced]
     for leaf in out:
         leaf.exact = False
