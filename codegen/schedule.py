@@ -101,7 +101,8 @@ def upper(extent: Extent, cap: int = 1 << 20) -> int:
 class Problem:
     """What the rule looks at. ``m`` are the extents of the outer and inner m axis, ``n`` elements along the
     vectors, ``k`` products per sum, ``outer`` the number of independent repetitions; ``nb`` is fixed when a packed
-    operand dictates it; ``vector_a``: the left operand is loaded as vectors (depthwise)."""
+    operand dictates it; ``vector_a``: the left operand is loaded as vectors (depthwise); ``strided``: vector loads are
+    put together lane by lane."""
 
     dtype: DType
     m: tuple[Extent, Extent]
@@ -112,7 +113,7 @@ class Problem:
     nb: int | None = None
     vector_a: bool = False
     parts: int = 1
-    b_bytes: int = 0
+    strided: bool = False
 
 
 def _registers(target: Target) -> int:
@@ -126,6 +127,8 @@ def tile_cycles(target: Target, rows: int, nb: int, p: Problem, unroll: int, pan
     sums = rows * nb
     # Written-out taps share the loads of neighbouring rows.
     loads = (0.6 * rows * nb + nb if p.vector_a else rows + nb) / 2
+    if p.strided:
+        loads += 1.2 * (target.vector_bytes // p.dtype.accumulator.itemsize) * (rows * nb + nb if p.vector_a else nb)
     traffic = nb * target.vector_bytes / (64.0 if panel_bytes <= target.l1_bytes // 2 else 24.0)
     step = max(sums / target.fma_ports, loads, float(FMA_LATENCY) if sums < FMA_LATENCY * target.fma_ports else 0.0)
     # Entering and leaving a short inner loop costs about eleven cycles, which the unrolled steps share.
@@ -133,8 +136,10 @@ def tile_cycles(target: Target, rows: int, nb: int, p: Problem, unroll: int, pan
     return p.k * (max(step, traffic) + control) + 30 + 2.5 * sums
 
 
-def step_lines(rows: int, nb: int) -> int:
+def step_lines(p: Problem, lanes: int, rows: int, nb: int) -> int:
     """Lines of LLVM IR of one reduction step."""
+    if p.strided:
+        return rows * (4 + nb) + 3 * lanes * nb * (rows + 1 if p.vector_a else 1)
     return rows * (4 + nb) + 2 * nb
 
 
@@ -181,13 +186,15 @@ def for_prepared_panel(s: ContractionSchedule, p: Problem) -> ContractionSchedul
 
 def _unroll(p: Problem, tile: tuple[int, int], nb: int, lanes: int) -> int:
     """Steps to write out: as many as the line budget allows, and no more than pay."""
+    if p.strided:
+        return 1
     rows = sum(a.size * b.size for a in splits(p.m[0], tile[0]) for b in splits(p.m[1], tile[1]))
     copies = p.parts * (2 if upper(p.n) % (lanes * nb) and upper(p.n) > lanes * nb else 1)
     unroll = 1
     while (
         unroll < (16 if p.inner <= 16 else 4)
         and unroll * 2 <= p.inner
-        and copies * (step_lines(rows, nb) * unroll * 2 + 6 * rows * nb) <= LINE_BUDGET
+        and copies * (step_lines(p, lanes, rows, nb) * unroll * 2 + 6 * rows * nb) <= LINE_BUDGET
     ):
         unroll *= 2
     return unroll
@@ -228,7 +235,7 @@ def _cost(target: Target, p: Problem, tile: tuple[int, int], nb: int, panels: in
             if not isinstance(p.m[0], int) and a.size < tile[0]:
                 tiles = upper(b.tiles)  # run-time tails: once
             total += tiles * tile_cycles(target, a.size * b.size, nb, p, unroll, panel_bytes)
-            lines += unroll * step_lines(a.size * b.size, nb)
+            lines += unroll * step_lines(p, lanes, a.size * b.size, nb)
     over = max(0, lines * p.parts - LINE_BUDGET) / LINE_BUDGET
     return total * panels * (1 + 0.1 * over)
 
@@ -245,6 +252,6 @@ def _loops(
     wanted = 32 // max(1, min(32, panels * p.outer))
     chunk = min(chunk, max(1, -(-tiles // max(wanted, 1))))
     size = p.dtype.itemsize
-    if p.b_bytes == 0 or p.k * upper(p.n) * size <= target.l2_bytes // 2:
+    if p.k * upper(p.n) * size <= target.l2_bytes // 2:
         return ("outer", "chunk", "panel"), chunk, "all of B stays in L2, so panels run inside"
     return ("panel", "outer", "chunk"), chunk, "B exceeds L2, so one panel is reused over all rows"

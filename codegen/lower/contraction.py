@@ -224,7 +224,7 @@ def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
         plan.nb,
         spec.vector_a,
         parts,
-        b_bytes=1,
+        strided=plan.panel is None and spec.b.lane not in (0, 1),
     )
 
 
