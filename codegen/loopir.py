@@ -302,6 +302,10 @@ class LoopBuilder:
 
     def lanes_below(self, n: Any, lanes: int) -> Val:
         """Mask of the lanes whose number is below the index ``n``."""
+        if isinstance(n, int) and n == 1 and lanes > 1:
+            # LLVM 22 turns a masked store of narrowed values with a constant one-lane mask into a scalar store that
+            # is not narrowed. The top bit of ``begin`` is zero, but LLVM does not know.
+            n = self.iadd(self.op("lshr", self.begin, self.const(dtypes.int64, 63)), 1)
         limit = self.splat(self.cast(self.imin_val(n, lanes), dtypes.int32), lanes)
         return self.cmp("lt", self.iota(dtypes.int32, lanes), limit)
 

@@ -400,6 +400,8 @@ def _exp_extended(m: _Math, x: Val, low: Val) -> Val:
     first = m.sub(xc, m.mul(nf, m.c(high_part)))
     second = m.mul(nf, m.c(low_part))
     r = m.sub(first, second)
-    lost = m.add(m.sub(m.sub(first, r), second), m.clamp(low, -1.0, 1.0))
+    # Far outside the range x alone decides, and its error may be anything.
+    low = m.select(m.b.cmp("lt", m.abs(x), m.c(800.0)), low, m.c(0.0))
+    r, lost = m.two_sum(r, m.add(m.sub(m.sub(first, r), second), low))
     p = m.fma(m.mul(r, r), m.horner(r, m.table("EXP")), m.fma(lost, r, lost))
     return m.scale(m.add(m.c(1.0), m.add(r, p)), n)

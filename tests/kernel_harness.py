@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import mmap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,9 +18,15 @@ from ingot.codegen.assemble import assemble
 from ingot.codegen.host import host_target
 from ingot.codegen.llvm_emit import emit
 from ingot.codegen.loopir import LoopFunction
+from ingot.codegen.lower import table
+from ingot.ir.builder import GraphBuilder
 from ingot.ir.dims import evaluate
-from ingot.ir.layout import Layout
+from ingot.ir.dtypes import DType, dtype_from_numpy, tolerance
+from ingot.ir.graph import Graph, Node
+from ingot.ir.interpreter import interpret
+from ingot.ir.layout import DENSE, Layout
 from ingot.ir.target import Target
+from ingot.ir.types import TensorType
 
 GUARD = 192  # bytes before and behind every buffer
 CANARY = 0xA5
@@ -140,7 +147,7 @@ def raw_kernel(
 def random_ranges(trip: int, rng: np.random.Generator) -> list[tuple[int, int]]:
     """[0, trip) in up to four pieces, in random order."""
     cuts = sorted({0, trip, *(int(c) for c in rng.integers(0, trip + 1, 3))})
-    pieces = [*zip(cuts[:-1], cuts[1:], strict=True)]
+    pieces = [*itertools.pairwise(cuts)]
     rng.shuffle(pieces)
     return [(int(a), int(b)) for a, b in pieces]
 
@@ -155,8 +162,8 @@ def run_kernel(
 ) -> dict[Any, np.ndarray]:
     """Results (logical arrays by Value) of a LoweredKernel for operand arrays by Value (logical shapes).
 
-    Checks that nothing outside the buffers is written, operands stay as they are and halos are zero. ``share`` maps result
-    position to operand position: they get one buffer (the kernel's in-place permission).
+    Checks that nothing outside the buffers is written, operands stay as they are and halos are zero. ``share`` maps
+    result position to operand position: they get one buffer (the kernel's in-place permission).
     """
     env = env or {}
     rng = np.random.default_rng(seed)
@@ -194,3 +201,42 @@ def run_kernel(
             assert (ring == 0).all(), f"{v!r}: halo is not zero"
             out[v] = logical
     return out
+
+
+# -- operator cases ------------------------------------------------------------------------------------
+def case_graph(case: Any, layouts: Sequence[Layout] = ()) -> tuple[Graph, Node]:
+    """A graph of one node applying ``case`` to graph inputs; ``layouts``: for operands then results."""
+    graph = Graph("case")
+    places = [*layouts, *[DENSE] * 16]
+    inputs = [
+        graph.add_input(TensorType(dtype_from_numpy(a.dtype), a.shape, places[k]), f"in{k}")
+        for k, a in enumerate(case.inputs)
+    ]
+    node = GraphBuilder(graph).emit(case.op, inputs, **case.attrs)
+    for k, o in enumerate(node.outputs):
+        if case.op != "layout_cast":
+            o.type = o.type.with_layout(places[len(inputs) + k])
+        graph.add_output(o)
+    return graph, node
+
+
+def check_case(case: Any, target: Target, *, seed: int = 0, layouts: Sequence[Layout] = ()) -> Any:
+    """Compile the case's node for ``target``, run it, and hold it against the reference in float64."""
+    graph, node = case_graph(case, layouts)
+    lowered = table.lower(node, target)
+    out = run_kernel(lowered, dict(zip(node.inputs, case.inputs, strict=True)), seed=seed)
+    expected = interpret(graph, list(case.inputs), float64=True)
+    for value, want in zip(node.outputs, expected, strict=True):
+        compare(out[value], want, value.dtype, case.depth, f"{case} on {target.name}, seed {seed}")
+    return lowered
+
+
+def compare(got: np.ndarray, want: np.ndarray, dtype: DType, depth: int, what: str) -> None:
+    """``got`` equals ``want`` (of higher precision) within the tolerance of ``dtype``; NaN and infinities in place."""
+    if dtype.kind != "f":
+        np.testing.assert_array_equal(got, want, what)
+        return
+    rtol, atol = tolerance(dtype, depth)
+    with np.errstate(all="ignore"):
+        rounded = want.astype(dtype.numpy).astype(np.float64)
+        np.testing.assert_allclose(got.astype(np.float64), rounded, rtol, atol, err_msg=what)

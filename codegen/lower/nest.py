@@ -346,7 +346,7 @@ class NestEmitter:
         if lanes == 1 or (isinstance(rest, int) and rest == 0):
             return
         start = b.iadd(low, full)
-        if has_masks(self.builder.target):
+        if has_masks(self.builder.target) and not (isinstance(rest, int) and rest == 1):
             def tail() -> None:
                 self.body([self._position(bases, start, lanes, b.lanes_below(rest, lanes))])
 
