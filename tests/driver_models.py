@@ -47,10 +47,10 @@ def eager(model: Any, *inputs: np.ndarray) -> np.ndarray:
     return model(*map(ingot.from_numpy, inputs)).detach().numpy()
 
 
-def close(a: Any, b: Any, rtol: float = 1e-5) -> None:
-    """Equal shapes and dtypes, largest difference within ``rtol`` of the largest element."""
+def close(a: Any, b: Any, rtol: float = 1e-5, floor: float = 1e-30) -> None:
+    """Equal shapes and dtypes, largest difference within ``rtol`` of the largest element (of ``floor`` at least)."""
     a, b = (np.asarray(t.detach().numpy() if isinstance(t, ingot.Tensor) else t) for t in (a, b))
     assert a.shape == b.shape and a.dtype == b.dtype, (a.shape, a.dtype, b.shape, b.dtype)
-    scale = max(float(np.abs(b).max(initial=0.0)), 1e-30)
+    scale = max(float(np.abs(b).max(initial=0.0)), floor)
     error = float(np.abs(a.astype(np.float64) - b).max(initial=0.0)) / scale
     assert error <= rtol, f"relative error {error}"
