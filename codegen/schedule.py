@@ -7,6 +7,7 @@ them over the splits of the real extents (edges included) and takes the cheapest
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 from ..ir.dims import Extent, bounds
@@ -143,6 +144,7 @@ def step_lines(p: Problem, lanes: int, rows: int, nb: int) -> int:
     return rows * (4 + nb) + 2 * nb
 
 
+@functools.lru_cache(4096)
 def choose(target: Target, p: Problem) -> ContractionSchedule:
     """The cheapest schedule for ``p`` by the rule above."""
     lanes = target.lanes(p.dtype)
@@ -153,9 +155,7 @@ def choose(target: Target, p: Problem) -> ContractionSchedule:
     best: tuple[float, tuple[int, int], int] | None = None
     for nb in (p.nb,) if p.nb else range(1, min(8, vectors) + 1):
         panels = -(-vectors // nb)
-        for tile in _tiles(
-            p.m, max(1, (registers - 1 - nb) // nb) if not p.vector_a else max(1, (registers - 2) // (3 * nb))
-        ):
+        for tile in _tiles(p.m, _most_rows(p, registers, nb)):
             cost = _cost(target, p, tile, nb, panels, lanes)
             if best is None or cost < best[0] * 0.999:
                 best = (cost, tile, nb)
@@ -182,6 +182,14 @@ def for_prepared_panel(s: ContractionSchedule, p: Problem) -> ContractionSchedul
     return replace(
         s, order=("outer", "panel", "chunk"), chunk=tiles, reason=f"{s.reason.split(';')[0]}; B is copied per panel"
     )
+
+
+def _most_rows(p: Problem, registers: int, nb: int) -> int:
+    """Rows of the largest register tile with ``nb`` vectors."""
+    most = (registers - 2) // (3 * nb) if p.vector_a else (registers - 1 - nb) // nb
+    if p.strided:
+        most = min(most, 12 // nb)  # every strided vector is some fifty lines, in loads and stores alike
+    return max(1, most)
 
 
 def _unroll(p: Problem, tile: tuple[int, int], nb: int, lanes: int) -> int:
