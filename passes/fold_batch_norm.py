@@ -104,8 +104,7 @@ def fold_behind(graph: Graph, bn: Node, affine: Affine) -> str | None:
     reason = check_linear(graph, linear) or _check_channels_out(linear)
     if reason:
         return reason
-    weight = linear.inputs[1].constant.astype(np.float64)
-    new_weight = weight * _per_output(linear, affine.scale)
+    new_weight = _scaled(linear.inputs[1].constant, _per_output(linear, affine.scale))
     new_bias = affine.shift if bias is None else bias * affine.scale + affine.shift
     return _replace(graph, linear, linear.inputs[0], new_weight, new_bias, affine, bn)
 
@@ -161,17 +160,17 @@ def fold_in_front(graph: Graph, bn: Node, affine: Affine) -> str | None:
             return "the shift is not zero, and at the borders of a transposed convolution fewer terms overlap"
         if linear.op == "conv" and any(any(pair) for pair in linear.attrs["padding"]):
             return "the shift is not zero and the convolution pads with zeros"
-    weight = linear.inputs[1].constant.astype(np.float64)
+    weight = linear.inputs[1].constant
     scale, shift = (_per_input(linear, v) for v in (affine.scale, affine.shift))
     bias = None
     if affine.shift.any():
         contracted = 0 if linear.op == "matmul" and not linear.attrs["transpose_b"] else 1
         axes = (contracted,) if linear.op == "matmul" else tuple(range(1, weight.ndim))
-        bias = (weight * shift).sum(axis=axes)
+        bias = (weight.astype(np.float64) * shift).sum(axis=axes)
     target, own = _following_bias(graph, linear)
     if own is not None:
         bias = own if bias is None else own + bias
-    return _replace(graph, linear, bn.inputs[0], weight * scale, bias, affine, target)
+    return _replace(graph, linear, bn.inputs[0], _scaled(weight, scale), bias, affine, target)
 
 
 def _following_bias(graph: Graph, linear: Node) -> tuple[Node, np.ndarray | None]:
@@ -254,7 +253,7 @@ def _replace(
     """Put ``linear`` on ``x`` with new weights in the place of ``target``; None when done, else the reason."""
     old = linear.inputs[1]
     limit = old.dtype.max
-    if np.abs(weight).max(initial=0) > limit or (bias is not None and np.abs(bias).max(initial=0) > limit):
+    if not np.isfinite(weight).all() or (bias is not None and np.abs(bias).max(initial=0) > limit):
         return f"the folded weights do not fit {old.dtype.name}"
     new = _constant(graph, target, weight, old, old.name, old.producer)
     g = GraphBuilder(graph, target, linear.source)
@@ -271,9 +270,18 @@ def _replace(
     return None
 
 
+def _scaled(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """``weight * scale`` computed in float64 and rounded once; the wide values never leave NumPy's buffers."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        if weight.dtype.kind != "f":  # bfloat16 has no such loop
+            return (weight.astype(np.float64) * scale).astype(weight.dtype)
+        out = np.empty(np.broadcast_shapes(weight.shape, scale.shape), weight.dtype)
+        return np.multiply(weight, scale, out=out, dtype=np.float64, casting="same_kind")
+
+
 def _constant(graph: Graph, before: Node, array: np.ndarray, like: Value, name: str, origin: Node | None) -> Value:
     """A new constant in the dtype of ``like``, named after what it replaces."""
-    rounded = np.ascontiguousarray(array.astype(like.dtype.numpy))
+    rounded = np.ascontiguousarray(array.astype(like.dtype.numpy, copy=False))
     value = graph.constant(rounded, f"{name}_bn", before=before)
     assert value.producer is not None
     value.producer.source = origin.source if origin is not None else UNKNOWN

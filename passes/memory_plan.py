@@ -99,23 +99,33 @@ _Group = tuple[list[Hashable], int, int, int]  # keys, aligned size, start, end
 def _join(
     buffers: Sequence[Lifetime], sizes: dict[Hashable, int], unions: Iterable[Sequence[Hashable]]
 ) -> list[_Group]:
-    links = nx.Graph()
-    links.add_nodes_from(sizes)
+    unions = [list(union) for union in unions]
     for union in unions:
         unknown = [k for k in union if k not in sizes]
         if unknown:
-            raise ValueError(f"union {list(union)!r} names unknown buffers {unknown!r}")
-        nx.add_path(links, union)
+            raise ValueError(f"union {union!r} names unknown buffers {unknown!r}")
     by_key = {b.key: b for b in buffers}
     rank = {b.key: i for i, b in enumerate(buffers)}
     groups: list[_Group] = []
-    for component in nx.connected_components(links):
+    for component in _components(sizes, unions):
         keys = sorted(component, key=rank.__getitem__)
         members = [by_key[k] for k in keys]
         size = max(sizes[k] for k in keys)
         groups.append((keys, size, min(m.start for m in members), max(m.end for m in members)))
     groups.sort(key=lambda g: rank[g[0][0]])
     return groups
+
+
+def _components(keys: Iterable[Hashable], unions: Sequence[Sequence[Hashable]]) -> Iterable[Iterable[Hashable]]:
+    """The keys in groups: those that a chain of unions connects are together."""
+    united = [k for union in unions for k in union]
+    if len(set(united)) == len(united):  # disjoint, as the compiler gives them: spare the import
+        return [*unions, *([k] for k in set(keys) - set(united))]
+        links = nx.Graph()
+    links.add_nodes_from(keys)
+    for union in unions:
+        nx.add_path(links, union)
+    return nx.connected_components(links)
 
 
 class _Problem:
