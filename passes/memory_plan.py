@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import networkx as nx
 import numpy as np
 
 _WORK = 120_000_000  # buffer comparisons spent on one plan, at most; about a second
@@ -120,8 +119,11 @@ def _components(keys: Iterable[Hashable], unions: Sequence[Sequence[Hashable]]) 
     """The keys in groups: those that a chain of unions connects are together."""
     united = [k for union in unions for k in union]
     if len(set(united)) == len(united):  # disjoint, as the compiler gives them: spare the import
-        return [*unions, *([k] for k in set(keys) - set(united))]
-        links = nx.Graph()
+        alone = set(keys).difference(united)
+        return [*filter(None, unions), *([k] for k in alone)]
+    import networkx as nx
+
+    links = nx.Graph()
     links.add_nodes_from(keys)
     for union in unions:
         nx.add_path(links, union)
