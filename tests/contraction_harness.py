@@ -97,6 +97,8 @@ def execute(
             payload[:] = 0x5A
         memory[v] = typed
         held.append((raw, payload, typed))
+    for result, operand in kernel.inplace.items():  # as the memory plan may do
+        memory[node.outputs[result]] = memory[node.inputs[operand]]
     extents = [evaluate(e, env) for e in kernel.extents]
     args = np.array([*(memory[v].ctypes.data for v in kernel.values), *extents], np.int64)
     scratch_raw, scratch = guarded(max(kernel.function.scratch_bytes, 64))

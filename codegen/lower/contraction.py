@@ -206,7 +206,20 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
         f"{core.op}: {notes[0]}",
         flops,
         moved,
+        _inplace(group),
     )
+
+
+def _inplace(group: Group) -> dict[int, int]:
+    """Results that may overwrite an epilogue operand: each element is read in the iteration that then stores it."""
+    node, out = group.node, {}
+    free = [v for v in group.extras if node.inputs.count(v) == 1 and v not in group.operands and not v.is_constant]
+    for i, result in enumerate(node.outputs):
+        found = next((v for v in free if v.type == result.type), None)
+        if found is not None:
+            out[i] = node.inputs.index(found)
+            free.remove(found)
+    return out
 
 
 def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
