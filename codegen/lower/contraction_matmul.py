@@ -51,7 +51,7 @@ def plan_matmul(group: Group, target: Target) -> list[Plan]:
     prepared = block is None and _pays_to_copy(b, b_k, b_n, out.shape, batched)
 
     def make(lanes: int, nb: int, outs: tuple[Operand, ...], extras: tuple[Operand, ...]) -> Contraction:
-        right = Operand(b.origin, b_strides, **b.along_n(b_n, lanes, nb))  # type: ignore[arg-type]
+        right = Operand(b.origin, b_strides, **b.along_n(b_n, lanes, nb))
         if prepared:
             right = Operand(0, {"k": lanes * nb}, 0, lanes, 1, padded=True)
         return Contraction(
