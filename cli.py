@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (PassError, KernelError, VerifyError) as error:
         _fail(f"internal error: {error}", EXIT_INTERNAL)
     except (IngotError, OSError) as error:
-        _fail(str(error), EXIT_USER)
+        _fail("\n  ".join([str(error), *getattr(error, "__notes__", ())]), EXIT_USER)
     except Exception:
         traceback.print_exc()
         _fail("internal error (above); please report it with the command line", EXIT_INTERNAL)
@@ -95,7 +95,8 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    click.echo(title)
+    table = Table()
     for i, column in enumerate(columns):
         left = i == 0 or column in ("source", "kernel", "pass", "buffers")
         table.add_column(column, justify="left" if left else "right", overflow="fold")
@@ -367,19 +368,23 @@ def bench_command(seconds: float, extent: int | None, kernels: bool, **arguments
         executable.run_into(outs, inputs)
         times.append(time.perf_counter() - start)
     ms = np.sort(np.array(times)) * 1e3
+
+    def rate(work: float, per: float) -> str:
+        """Billions; work is counted at the upper bounds of symbolic extents, so nothing is known with those."""
+        return "-" if exe.program.symbols else f"{work / max(per, 1e-9) / 1e9:.3g}"
+
     flops = sum(s.flops for s in exe.program.steps)
     _table(
         f"{exe.program.name}: {len(ms)} calls",
         ("compile s", "min ms", "median ms", "p90 ms", "GFLOP", "GFLOP/s"),
         [(f"{sum(exe.report.seconds.values()):.2f}", f"{ms[0]:.3f}", f"{np.median(ms):.3f}",
-          f"{ms[int(len(ms) * 0.9)]:.3f}", f"{flops / 1e9:.3f}", f"{flops / np.median(ms) / 1e6:.1f}")],
+          f"{ms[int(len(ms) * 0.9)]:.3f}", rate(flops, 1.0), rate(flops, float(np.median(ms)) / 1e3))],
     )  # fmt: skip
     if kernels:
         repeat = max(5, min(100, int(seconds * 500 / ms[0])))
         rows = [
-            (i, t.label, f"{t.seconds * 1e6:.1f}", *(f"{x / max(t.seconds, 1e-9) / 1e9:.1f}" for x in work))
+            (i, t.label, f"{t.seconds * 1e6:.1f}", rate(t.flops, t.seconds), rate(t.bytes, t.seconds))
             for i, t in enumerate(executable.profile(inputs, repeat))
-            for work in [(t.flops, t.bytes)]
         ]
         _table("kernels", ("#", "kernel", "us", "GFLOP/s", "GB/s"), rows)
 

@@ -20,14 +20,17 @@ class ModelError(click.ClickException):
     exit_code = 1
 
     def __init__(self, what: str, error: Exception) -> None:
-        own = str(Path(__file__).parent) + "/"
         frames = traceback.extract_tb(error.__traceback__)
-        skipped = next((i for i, f in enumerate(frames) if not f.filename.startswith((own, "<frozen importlib"))), 0)
-        lines = traceback.format_list(frames[skipped:]) + traceback.format_exception_only(error)
+        first = next((i for i, f in enumerate(frames) if _is_users(f)), len(frames))
+        lines = traceback.format_list(frames[first:]) + traceback.format_exception_only(error)
         super().__init__("".join(lines) + f"{what} raised {type(error).__name__} (above)")
 
     def show(self, file: Any = None) -> None:
         click.echo(f"ingot: error: {self.message}", err=True, file=file)
+
+
+def _is_users(frame: traceback.FrameSummary) -> bool:
+    return not frame.filename.startswith((str(Path(__file__).parent) + "/", "<frozen importlib"))
 
 
 def load_model(spec: str) -> Any:
@@ -199,7 +202,10 @@ class Request:
 
         try:
             found = trace_inference(self.model, self.specs)
-        except IngotError:
+        except IngotError as error:
+            users = [f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__) if _is_users(f)]
+            if users and users[-1] not in str(error):
+                error.add_note(f"at {users[-1]}")
             raise
         except Exception as error:
             raise ModelError("the model", error) from None

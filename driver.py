@@ -133,6 +133,7 @@ def refuse_unsupported(graph: Graph, kernels: KernelLibrary, target: Target) -> 
         if reason is not None:
             types = ", ".join(str(v.type) for v in node.inputs)
             place = f" at {node.source.file}:{node.source.line}" if node.source.file else ""
+            reason = reason.removeprefix(f"operator {node.op}: ")
             items.append(f"{node.source.module or '(root)'}: {node.op} on {types}{place}: {reason}")
     if items:
         raise UnsupportedError(f"{len(items)} operators in {graph.name} cannot be compiled for {target.name}:", items)

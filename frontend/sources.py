@@ -7,6 +7,7 @@ import sys
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ROOMS = tuple(os.path.join(_ROOT, room) + os.sep for room in ("frontend", "ir", "passes", "codegen", "runtime"))
+_COMMAND_LINE = os.path.join(_ROOT, "cli_arguments.py")  # traces for the commands: nothing outside it is the user's
 _internal: dict[str, bool] = {}
 
 
@@ -26,6 +27,8 @@ def user_location() -> tuple[str, int]:
     frame = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
+        if code.co_filename == _COMMAND_LINE:
+            break
         if not _is_internal(code.co_filename) and not code.co_filename.startswith("<frozen"):
             return code.co_filename, frame.f_lineno
         frame = frame.f_back  # type: ignore[assignment]
