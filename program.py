@@ -34,8 +34,6 @@ from .passes.schedule_updates import is_alias
 from .runtime.cache import KernelCache, digest
 
 
-
-
 @dataclass(frozen=True)
 class KernelRecord:
     """A compiled kernel and what the plan must know of it; ``operands`` index inputs + outputs of its node."""
@@ -296,14 +294,16 @@ class _Builder:
         """Groups of values that share memory because a kernel overwrites its operand's last use."""
         group: dict[Value, list[Value]] = {}
         for i, (node, record) in enumerate(zip(self.nodes, records, strict=True)):
+            overwritten: set[Value] = set()
             for result, operand in record.inplace.items():
                 out, source = node.outputs[result], memory_root(node.inputs[operand])
-                usable = out in arena and source in arena and end[source] == i and out not in group
-                if usable and not any(end[m] > i for m in group.get(source, [])):
-                    if bounds(out.type.nbytes)[1] == bounds(source.type.nbytes)[1]:
-                        members = group.setdefault(source, [source])
-                        members.append(out)
-                        group[out] = members
+                usable = out in arena and source in arena and out not in group and source not in overwritten
+                last_use = usable and not any(end[m] > i for m in group.get(source, [source]))
+                if last_use and bounds(out.type.nbytes)[1] == bounds(source.type.nbytes)[1]:
+                    overwritten.add(source)
+                    members = group.setdefault(source, [source])
+                    members.append(out)
+                    group[out] = members
         return [m for key, m in group.items() if m[0] is key]
 
 

@@ -17,9 +17,7 @@ class MLP(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10)
-        )
+        self.net = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10))
 
     def forward(self, x):
         return self.net(x)
@@ -270,7 +268,7 @@ class UNet(nn.Module):
         super().__init__()
         widths = [base * 2**i for i in range(5)]
         self.down = nn.ModuleList(
-            [_double_conv(i, o) for i, o in zip([in_channels, *widths[:-1]], widths)]
+            [_double_conv(i, o) for i, o in zip([in_channels, *widths[:-1]], widths, strict=True)]
         )
         self.pool = nn.MaxPool2d(2)
         self.squeeze = nn.ModuleList([nn.Conv2d(widths[i + 1], widths[i], 1) for i in reversed(range(4))])
@@ -282,7 +280,7 @@ class UNet(nn.Module):
         for i, block in enumerate(self.down):
             x = block(x if i == 0 else self.pool(x))
             skips.append(x)
-        for squeeze, block, skip in zip(self.squeeze, self.up, reversed(skips[:-1])):
+        for squeeze, block, skip in zip(self.squeeze, self.up, reversed(skips[:-1]), strict=True):
             x = block(torch.cat([skip, _double_size(squeeze(x))], 1))
         return self.head(x)
 

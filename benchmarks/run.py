@@ -29,7 +29,16 @@ class Worker:
     """A process of ``worker.py``; ``facts`` is what it reported when ready."""
 
     def __init__(self, system: str, model: str, batch: int, threads: int, env: dict[str, str], **paths: str) -> None:
-        command = [sys.executable, str(HERE / "worker.py"), system, model, "--batch", str(batch), "--threads", str(threads)]
+        command = [
+            sys.executable,
+            str(HERE / "worker.py"),
+            system,
+            model,
+            "--batch",
+            str(batch),
+            "--threads",
+            str(threads),
+        ]
         for key, value in paths.items():
             command += [f"--{key}", value]
         self.system = system
@@ -143,12 +152,28 @@ def call_overhead_us() -> float:
 
 def print_table(rows: list[dict], torch: bool) -> None:
     head = ["model", "batch", "Ingot ms", "onnxruntime ms", "ratio"] + (["torch ms"] if torch else [])
-    head += ["GFLOP/s", "error Ingot", "error ort", "cold s", "cached s", "load ms", "first call ms", "arena MiB", "efficiency"]
+    head += [
+        "GFLOP/s",
+        "error Ingot",
+        "error ort",
+        "cold s",
+        "cached s",
+        "load ms",
+        "first call ms",
+        "arena MiB",
+        "efficiency",
+    ]
     print("| " + " | ".join(head) + " |")
     print("|" + " --- |" * len(head))
     for r in rows:
         errors = r.get("errors", {})
-        cells = [r["model"], r["batch"], f"{r['ingot']:.3f}", f"{r['onnxruntime']:.3f}", f"{r['onnxruntime'] / r['ingot']:.2f}"]
+        cells = [
+            r["model"],
+            r["batch"],
+            f"{r['ingot']:.3f}",
+            f"{r['onnxruntime']:.3f}",
+            f"{r['onnxruntime'] / r['ingot']:.2f}",
+        ]
         cells += [f"{r['torch']:.3f}"] if torch else []
         cells += [f"{r['flops'] / r['ingot'] / 1e6:.0f}"]
         cells += [f"{errors[s]:.1e}" if s in errors else "" for s in ("ingot", "onnxruntime")]
@@ -177,7 +202,10 @@ def main() -> None:
             for batch in args.batch or models.MODELS[model][2]:
                 rows.append(measure(model, batch, args, Path(folder)))
                 print(f"{model} batch {batch}: done", file=sys.stderr)
-    print(f"{args.threads} threads, medians of {args.turns} interleaved turns of {args.seconds} s; ratio > 1: Ingot is faster\n")
+    print(
+        f"{args.threads} threads, medians of {args.turns} interleaved turns of {args.seconds} s; "
+        "ratio > 1: Ingot is faster\n"
+    )
     print_table(rows, args.torch)
     ratios = [r["onnxruntime"] / r["ingot"] for r in rows]
     print(f"\ngeometric mean of the ratios: {statistics.geometric_mean(ratios):.2f}; "

@@ -1,29 +1,18 @@
 """Loop IR to LLVM IR text.
 
 Vector code is explicit already, so no optimisation pipeline runs behind this; what matters is that nothing
-emitted here makes LLVM call a library function (kernels import nothing). Operations that LLVM would turn
-into calls on a plain target (rounding without SSE4.1, half floats without F16C, fma without FMA) are
-expanded to arithmetic.
+emitted here makes LLVM call a library function (kernels import nothing); ``llvm_text`` sees to that.
 """
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from ..ir import dtypes
-from ..ir.dtypes import DType
+from .llvm_text import SCALARS, Writer, mangle, suffix
 from .loopir import If, Instr, Loop, LoopFunction, Val
 
-_SCALARS = {
-    "float64": "double", "float32": "float", "int64": "i64", "uint64": "i64", "int32": "i32", "uint32": "i32",
-    "int16": "i16", "uint16": "i16", "int8": "i8", "uint8": "i8", "bool": "i1",
-    "float16": "half", "bfloat16": "i16",
-}  # fmt: skip
 _ICMP = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
 _FCMP = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "uno": "uno"}
 
@@ -33,22 +22,11 @@ def emit(fn: LoopFunction) -> str:
     return _Emitter(fn).module()
 
 
-def float_literal(value: float, dtype: DType) -> str:
-    """LLVM's exact hexadecimal spelling of a float constant (double bits, also for ``float``)."""
-    if dtype is dtypes.float32:
-        value = float(np.float32(value))
-    return "0x" + struct.pack(">d", value).hex().upper()
-
-
-class _Emitter:
+class _Emitter(Writer):
     def __init__(self, fn: LoopFunction) -> None:
+        super().__init__(fn.target)
         self.fn = fn
-        self.target = fn.target
-        self.lines: list[str] = []
-        self.declared: dict[str, str] = {}
         self.names: dict[int, str] = {}
-        self.block = "entry"
-        self.counter = 0
 
     # -- text helpers -------------------------------------------------------------------------------
     def module(self) -> str:
@@ -73,55 +51,11 @@ class _Emitter:
             [f'target triple = "{self.target.triple}"', *self.declared.values(), head, "entry:", *body, "}", attrs, ""]
         )
 
-    def fresh(self) -> str:
-        self.counter += 1
-        return f"%t{self.counter}"
-
-    def label(self, stem: str) -> str:
-        self.counter += 1
-        return f"{stem}{self.counter}"
-
-    def ins(self, text: str) -> str:
-        name = self.fresh()
-        self.lines.append(f"  {name} = {text}")
-        return name
-
-    def open_block(self, label: str) -> None:
-        self.lines.append(f"{label}:")
-        self.block = label
-
-    def declare(self, signature: str, name: str) -> None:
-        self.declared.setdefault(name, f"declare {signature}")
-
-    def ty(self, dtype: DType, lanes: int) -> str:
-        scalar = _SCALARS[dtype.name]
-        return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
-
     def vty(self, v: Val) -> str:
         return "ptr" if v.pointer else self.ty(v.dtype, v.lanes)
 
     def ref(self, v: Any) -> str:
         return str(v) if isinstance(v, int) else self.names[v.id]
-
-    def literal(self, dtype: DType, value: Any, lanes: int) -> str:
-        if dtype.kind == "f":
-            text = float_literal(float(value), dtype)
-        elif dtype is dtypes.bool_:
-            text = "true" if value else "false"
-        else:
-            text = str(int(value))
-        if lanes == 1:
-            return text
-        scalar = _SCALARS[dtype.name]
-        return "<" + ", ".join([f"{scalar} {text}"] * lanes) + ">"
-
-    def splat_text(self, scalar: str, dtype_text: str, lanes: int) -> str:
-        v = self.ins(f"insertelement <{lanes} x {dtype_text}> poison, {dtype_text} {scalar}, i64 0")
-        return self.ins(f"shufflevector <{lanes} x {dtype_text}> {v}, <{lanes} x {dtype_text}> poison, <{lanes} x i32> zeroinitializer")
-
-    def call(self, name: str, ret: str, args: list[tuple[str, str]]) -> str:
-        self.declare(f"{ret} @{name}({', '.join(t for t, _ in args)})", name)
-        return self.ins(f"call {ret} @{name}({', '.join(f'{t} {v}' for t, v in args)})")
 
     # -- statements ---------------------------------------------------------------------------------
     def statements(self, body: list[Any]) -> None:
@@ -164,7 +98,9 @@ class _Emitter:
             if s.surely_runs:
                 self.names[r.id] = self.ref(y)
             else:
-                self.names[r.id] = self.ins(f"phi {self.vty(r)} [{self.ref(init)}, %{before}], [{self.ref(y)}, %{last}]")
+                self.names[r.id] = self.ins(
+                    f"phi {self.vty(r)} [{self.ref(init)}, %{before}], [{self.ref(y)}, %{last}]"
+                )
 
     def branch(self, s: If) -> None:
         then, after = self.label("then"), self.label("after")
@@ -177,10 +113,7 @@ class _Emitter:
     # -- instructions -------------------------------------------------------------------------------
     def instr(self, s: Instr) -> None:
         handler: Callable[[Instr], str | None] | None = getattr(self, f"op_{s.op}", None)
-        if handler is not None:
-            result = handler(s)
-        else:
-            result = self.arithmetic(s)
+        result = handler(s) if handler is not None else self.arithmetic(s)
         if s.dst is not None:
             assert result is not None
             self.names[s.dst.id] = result
@@ -203,17 +136,6 @@ class _Emitter:
         rw = 1 if s.attrs["write"] else 0
         self.lines.append(f"  call void @llvm.prefetch.p0(ptr {self.ref(s.args[0])}, i32 {rw}, i32 3, i32 1)")
 
-    def _memory_type(self, dtype: DType) -> str:
-        if dtype is dtypes.bool_:
-            return "i8"
-        if dtype is dtypes.float16:
-            return "half" if self._hardware_half else "i16"
-        return _SCALARS[dtype.name]
-
-    @property
-    def _hardware_half(self) -> bool:
-        return self.target.has("f16c") or not self.target.is_x86
-
     def _pointer(self, ptr: Val, offset: int) -> str:
         if offset == 0:
             return self.ref(ptr)
@@ -235,7 +157,7 @@ class _Emitter:
         ptr, offset, stride, *rest = s.args
         mask = self.ref(rest[0]) if rest else None
         lanes, align = s.dst.lanes, ptr.dtype.itemsize
-        scalar = self._memory_type(ptr.dtype)
+        scalar = self.memory_type(ptr.dtype)
         mem = scalar if lanes == 1 else f"<{lanes} x {scalar}>"
         base = self._pointer(ptr, offset)
         if lanes == 1:
@@ -246,7 +168,7 @@ class _Emitter:
             if mask is None:
                 raw = self.ins(f"load {mem}, ptr {base}, align {align}")
             else:
-                name = f"llvm.masked.load.v{lanes}{_mangle(scalar)}.p0"
+                name = f"llvm.masked.load.v{lanes}{mangle(scalar)}.p0"
                 raw = self.call(
                     name, mem, [("ptr", base), ("i32", str(align)), (f"<{lanes} x i1>", mask), (mem, "zeroinitializer")]
                 )
@@ -262,12 +184,12 @@ class _Emitter:
                 raw = self.ins(f"insertelement {mem} {raw}, {scalar} {x}, i64 {k}")
         else:
             ptrs = self._lane_pointers(base, ptr, stride, lanes)
-            name = f"llvm.masked.gather.v{lanes}{_mangle(scalar)}.v{lanes}p0"
+            name = f"llvm.masked.gather.v{lanes}{mangle(scalar)}.v{lanes}p0"
             raw = self.call(
                 name, mem,
                 [(f"<{lanes} x ptr>", ptrs), ("i32", str(align)), (f"<{lanes} x i1>", mask), (mem, "zeroinitializer")],
             )  # fmt: skip
-        return self._widen(raw, ptr.dtype, lanes, mem)
+        return self.widen(raw, ptr.dtype, lanes, mem)
 
     def _guarded_scalar_load(self, base: str, ptr: Val, scalar: str, align: int, mask: str) -> str:
         then, after, before = self.label("then"), self.label("after"), self.block
@@ -278,103 +200,15 @@ class _Emitter:
         self.open_block(after)
         zero = "0.0" if scalar in ("float", "double", "half") else "0"
         joined = self.ins(f"phi {scalar} [{raw}, %{then}], [{zero}, %{before}]")
-        return self._widen(joined, ptr.dtype, 1, scalar)
-
-    def _widen(self, raw: str, dtype: DType, lanes: int, mem: str) -> str:
-        if dtype is dtypes.bool_:
-            return self.ins(f"icmp ne {mem} {raw}, {self.literal(dtypes.int8, 0, lanes)}")
-        if dtype is dtypes.bfloat16:
-            wide = self.ty(dtypes.int32, lanes)
-            bits = self.ins(f"shl {wide} {self.ins(f'zext {mem} {raw} to {wide}')}, {self.literal(dtypes.int32, 16, lanes)}")
-            return self.ins(f"bitcast {wide} {bits} to {self.ty(dtypes.float32, lanes)}")
-        if dtype is dtypes.float16:
-            if self._hardware_half:
-                return self.ins(f"fpext {mem} {raw} to {self.ty(dtypes.float32, lanes)}")
-            return self._half_to_float(raw, lanes, mem)
-        return raw
-
-    def _half_to_float(self, raw: str, lanes: int, mem: str) -> str:
-        i32, f32 = self.ty(dtypes.int32, lanes), self.ty(dtypes.float32, lanes)
-
-        def c(x: int) -> str:
-            return self.literal(dtypes.int32, x, lanes)
-
-        h = self.ins(f"zext {mem} {raw} to {i32}")
-        magnitude = self.ins(f"shl {i32} {self.ins(f'and {i32} {h}, {c(0x7FFF)}')}, {c(13)}")
-        scaled = self.ins(
-            f"fmul {f32} {self.ins(f'bitcast {i32} {magnitude} to {f32}')}, {self.literal(dtypes.float32, 2.0**112, lanes)}"
-        )
-        special = self.ins(f"icmp uge {i32} {magnitude}, {c(0x7C00 << 13)}")
-        inf_nan = self.ins(f"or {i32} {magnitude}, {c(0x7F800000)}")
-        bits = self.ins(
-            f"select {self.ty(dtypes.bool_, lanes)} {special}, {i32} {inf_nan}, {i32} {self.ins(f'bitcast {f32} {scaled} to {i32}')}"
-        )
-        sign = self.ins(f"shl {i32} {self.ins(f'and {i32} {h}, {c(0x8000)}')}, {c(16)}")
-        return self.ins(f"bitcast {i32} {self.ins(f'or {i32} {bits}, {sign}')} to {f32}")
-
-    def _narrow(self, value: str, dtype: DType, lanes: int) -> tuple[str, str]:
-        """The value as it is stored, and its LLVM type."""
-        scalar = self._memory_type(dtype)
-        mem = scalar if lanes == 1 else f"<{lanes} x {scalar}>"
-        if dtype is dtypes.bool_:
-            return self.ins(f"zext {self.ty(dtype, lanes)} {value} to {mem}"), mem
-        if dtype is dtypes.bfloat16:
-            return self._bfloat_bits(value, lanes), mem
-        if dtype is dtypes.float16:
-            if self._hardware_half:
-                return self.ins(f"fptrunc {self.ty(dtypes.float32, lanes)} {value} to {mem}"), mem
-            return self._half_bits(value, lanes), mem
-        return value, mem
-
-    def _bfloat_bits(self, value: str, lanes: int) -> str:
-        i32, f32 = self.ty(dtypes.int32, lanes), self.ty(dtypes.float32, lanes)
-
-        def c(x: int) -> str:
-            return self.literal(dtypes.int32, x, lanes)
-
-        bits = self.ins(f"bitcast {f32} {value} to {i32}")
-        odd = self.ins(f"and {i32} {self.ins(f'lshr {i32} {bits}, {c(16)}')}, {c(1)}")
-        rounded = self.ins(f"add {i32} {self.ins(f'add {i32} {bits}, {odd}')}, {c(0x7FFF)}")
-        nan = self.ins(f"fcmp uno {f32} {value}, {value}")
-        quiet = self.ins(f"or {i32} {bits}, {c(0x400000)}")
-        kept = self.ins(f"select {self.ty(dtypes.bool_, lanes)} {nan}, {i32} {quiet}, {i32} {rounded}")
-        return self.ins(f"trunc {i32} {self.ins(f'lshr {i32} {kept}, {c(16)}')} to {self.ty(dtypes.int16, lanes)}")
-
-    def _half_bits(self, value: str, lanes: int) -> str:
-        i32, f32, i1 = self.ty(dtypes.int32, lanes), self.ty(dtypes.float32, lanes), self.ty(dtypes.bool_, lanes)
-
-        def c(x: int) -> str:
-            return self.literal(dtypes.int32, x, lanes)
-
-        def i(text: str) -> str:
-            return self.ins(text)
-
-        bits = i(f"bitcast {f32} {value} to {i32}")
-        sign = i(f"and {i32} {bits}, {c(-(1 << 31))}")
-        mag = i(f"xor {i32} {bits}, {sign}")
-        # Normal results: rebias the exponent and round to even on the 13 dropped bits.
-        odd = i(f"and {i32} {i(f'lshr {i32} {mag}, {c(13)}')}, {c(1)}")
-        biased = i(f"add {i32} {i(f'add {i32} {mag}, {odd}')}, {c(0xFFF - (112 << 23))}")
-        normal = i(f"lshr {i32} {biased}, {c(13)}")
-        # Subnormal results: adding 0.5 lets the FPU shift and round.
-        shifted = i(f"fadd {f32} {i(f'bitcast {i32} {mag} to {f32}')}, {self.literal(dtypes.float32, 0.5, lanes)}")
-        tiny = i(f"sub {i32} {i(f'bitcast {f32} {shifted} to {i32}')}, {c(0x3F000000)}")
-        is_tiny = i(f"icmp ult {i32} {mag}, {c(113 << 23)}")
-        out = i(f"select {i1} {is_tiny}, {i32} {tiny}, {i32} {normal}")
-        too_big = i(f"icmp uge {i32} {mag}, {c(143 << 23)}")
-        nan = i(f"icmp ugt {i32} {mag}, {c(0x7F800000)}")
-        special = i(f"select {i1} {nan}, {i32} {c(0x7E00)}, {i32} {c(0x7C00)}")
-        out = i(f"select {i1} {too_big}, {i32} {special}, {i32} {out}")
-        out = i(f"or {i32} {out}, {i(f'lshr {i32} {sign}, {c(16)}')}")
-        return i(f"trunc {i32} {out} to {self.ty(dtypes.int16, lanes)}")
+        return self.widen(joined, ptr.dtype, 1, scalar)
 
     def op_store(self, s: Instr) -> None:
         ptr, offset, stride, value, *rest = s.args
         mask = self.ref(rest[0]) if rest else None
         lanes, align = value.lanes, ptr.dtype.itemsize
-        text, mem = self._narrow(self.ref(value), ptr.dtype, lanes)
+        text, mem = self.narrow(self.ref(value), ptr.dtype, lanes)
         base = self._pointer(ptr, offset)
-        scalar = self._memory_type(ptr.dtype)
+        scalar = self.memory_type(ptr.dtype)
         if lanes == 1:
             if mask is None:
                 self.lines.append(f"  store {scalar} {text}, ptr {base}, align {align}")
@@ -389,7 +223,7 @@ class _Emitter:
             if mask is None:
                 self.lines.append(f"  store {mem} {text}, ptr {base}, align {align}")
             else:
-                name = f"llvm.masked.store.v{lanes}{_mangle(scalar)}.p0"
+                name = f"llvm.masked.store.v{lanes}{mangle(scalar)}.p0"
                 self._call_void(name, [(mem, text), ("ptr", base), ("i32", str(align)), (f"<{lanes} x i1>", mask)])
         elif mask is None:
             for k in range(lanes):
@@ -397,11 +231,12 @@ class _Emitter:
                 if isinstance(stride, int):
                     p = self.ins(f"getelementptr inbounds i8, ptr {base}, i64 {k * stride * align}")
                 else:
-                    p = self.ins(f"getelementptr inbounds i8, ptr {base}, i64 {self.ins(f'mul i64 {self.ref(stride)}, {k * align}')}")
+                    step = self.ins(f"mul i64 {self.ref(stride)}, {k * align}")
+                    p = self.ins(f"getelementptr inbounds i8, ptr {base}, i64 {step}")
                 self.lines.append(f"  store {scalar} {x}, ptr {p}, align {align}")
         else:
             ptrs = self._lane_pointers(base, ptr, stride, lanes)
-            name = f"llvm.masked.scatter.v{lanes}{_mangle(scalar)}.v{lanes}p0"
+            name = f"llvm.masked.scatter.v{lanes}{mangle(scalar)}.v{lanes}p0"
             self._call_void(
                 name, [(mem, text), (f"<{lanes} x ptr>", ptrs), ("i32", str(align)), (f"<{lanes} x i1>", mask)]
             )
@@ -409,31 +244,29 @@ class _Emitter:
     def op_gather(self, s: Instr) -> str:
         assert s.dst is not None
         ptr, offsets, *rest = s.args
-        lanes, scalar = s.dst.lanes, self._memory_type(ptr.dtype)
+        lanes, scalar = s.dst.lanes, self.memory_type(ptr.dtype)
         align, mem = ptr.dtype.itemsize, f"<{s.dst.lanes} x {scalar}>"
         unit = f"i{align * 8}"
         ptrs = self.ins(f"getelementptr {unit}, ptr {self.ref(ptr)}, <{lanes} x i64> {self.ref(offsets)}")
         if rest:
-            name = f"llvm.masked.gather.v{lanes}{_mangle(scalar)}.v{lanes}p0"
-            raw = self.call(
-                name, mem,
-                [(f"<{lanes} x ptr>", ptrs), ("i32", str(align)), (f"<{lanes} x i1>", self.ref(rest[0])), (mem, "zeroinitializer")],
-            )  # fmt: skip
-            return self._widen(raw, ptr.dtype, lanes, mem)
+            name = f"llvm.masked.gather.v{lanes}{mangle(scalar)}.v{lanes}p0"
+            mask = (f"<{lanes} x i1>", self.ref(rest[0]))
+            operands = [(f"<{lanes} x ptr>", ptrs), ("i32", str(align)), mask, (mem, "zeroinitializer")]
+            return self.widen(self.call(name, mem, operands), ptr.dtype, lanes, mem)
         raw = "poison"
         for k in range(lanes):
             p = self.ins(f"extractelement <{lanes} x ptr> {ptrs}, i64 {k}")
             x = self.ins(f"load {scalar}, ptr {p}, align {align}")
             raw = self.ins(f"insertelement {mem} {raw}, {scalar} {x}, i64 {k}")
-        return self._widen(raw, ptr.dtype, lanes, mem)
+        return self.widen(raw, ptr.dtype, lanes, mem)
 
     def op_scatter(self, s: Instr) -> None:
         ptr, offsets, value, *rest = s.args
-        lanes, scalar, align = value.lanes, self._memory_type(ptr.dtype), ptr.dtype.itemsize
-        text, mem = self._narrow(self.ref(value), ptr.dtype, lanes)
+        lanes, scalar, align = value.lanes, self.memory_type(ptr.dtype), ptr.dtype.itemsize
+        text, mem = self.narrow(self.ref(value), ptr.dtype, lanes)
         ptrs = self.ins(f"getelementptr i{align * 8}, ptr {self.ref(ptr)}, <{lanes} x i64> {self.ref(offsets)}")
         mask = self.ref(rest[0]) if rest else self.literal(dtypes.bool_, True, lanes)
-        name = f"llvm.masked.scatter.v{lanes}{_mangle(scalar)}.v{lanes}p0"
+        name = f"llvm.masked.scatter.v{lanes}{mangle(scalar)}.v{lanes}p0"
         self._call_void(name, [(mem, text), (f"<{lanes} x ptr>", ptrs), ("i32", str(align)), (f"<{lanes} x i1>", mask)])
 
     def _call_void(self, name: str, args: list[tuple[str, str]]) -> None:
@@ -442,20 +275,24 @@ class _Emitter:
 
     def op_splat(self, s: Instr) -> str:
         assert s.dst is not None
-        return self.splat_text(self.ref(s.args[0]), _SCALARS[s.dst.dtype.name], s.dst.lanes)
+        return self.splat_text(self.ref(s.args[0]), SCALARS[s.dst.dtype.name], s.dst.lanes)
 
     def op_iota(self, s: Instr) -> str:
         assert s.dst is not None
-        scalar = _SCALARS[s.dst.dtype.name]
+        scalar = SCALARS[s.dst.dtype.name]
         items = (self.literal(s.dst.dtype, k, 1) for k in range(s.dst.lanes))
-        return "<" + ", ".join(f"{scalar} {x}" for x in items) + ">" if s.dst.lanes > 1 else self.literal(s.dst.dtype, 0, 1)
+        return (
+            "<" + ", ".join(f"{scalar} {x}" for x in items) + ">"
+            if s.dst.lanes > 1
+            else self.literal(s.dst.dtype, 0, 1)
+        )
 
     def op_extract(self, s: Instr) -> str:
         return self.ins(f"extractelement {self.vty(s.args[0])} {self.ref(s.args[0])}, i64 {s.attrs['lane']}")
 
     def op_horizontal(self, s: Instr) -> str:
         v, fold = s.args[0], s.attrs["fold"]
-        text, lanes, scalar = self.ref(v), v.lanes, _SCALARS[v.dtype.name]
+        text, lanes, scalar = self.ref(v), v.lanes, SCALARS[v.dtype.name]
         while lanes > 2:
             half, kind = lanes // 2, f"<{lanes} x {scalar}>"
             low = "<" + ", ".join(f"i32 {k}" for k in range(half)) + ">"
@@ -480,8 +317,8 @@ class _Emitter:
 
     def op_round16(self, s: Instr) -> str:
         v, to = s.args[0], s.attrs["to"]
-        text, mem = self._narrow(self.ref(v), to, v.lanes)
-        return self._widen(text, to, v.lanes, mem)
+        text, mem = self.narrow(self.ref(v), to, v.lanes)
+        return self.widen(text, to, v.lanes, mem)
 
     def op_cast(self, s: Instr) -> str:
         assert s.dst is not None
@@ -521,86 +358,7 @@ class _Emitter:
         if s.op == "fma":
             if dtype.kind != "f":
                 return self.binary("add", dtype, lanes, self.binary("mul", dtype, lanes, args[0], args[1]), args[2])
-            return self.call(f"llvm.fmuladd.{_suffix(dtype, lanes)}", ty, [(ty, a) for a in args])
+            return self.call(f"llvm.fmuladd.{suffix(dtype, lanes)}", ty, [(ty, a) for a in args])
         if len(args) == 1:
             return self.unary(s.op, dtype, lanes, args[0])
         raise ValueError(f"loop IR: no emission for {s.op} with {len(args)} operands")
-
-    def binary(self, op: str, dtype: DType, lanes: int, a: str, b: str) -> str:
-        ty = self.ty(dtype, lanes)
-        if op in ("and", "or", "xor", "shl", "lshr", "ashr"):
-            if dtype.kind == "f":
-                raise TypeError(f"loop IR: {op} on {dtype.name}")
-            return self.ins(f"{op} {ty} {a}, {b}")
-        if dtype.kind == "f":
-            if op in ("min", "max"):
-                c = self.ins(f"fcmp {'olt' if op == 'min' else 'ogt'} {ty} {a}, {b}")
-                return self.ins(f"select {self.ty(dtypes.bool_, lanes)} {c}, {ty} {a}, {ty} {b}")
-            if op == "copysign":
-                return self._copysign(dtype, lanes, a, b)
-            verb = {"add": "fadd", "sub": "fsub", "mul": "fmul", "div": "fdiv"}[op]
-            return self.ins(f"{verb} {ty} {a}, {b}")
-        sign = "s" if dtype.kind == "i" else "u"
-        if op in ("min", "max"):
-            c = self.ins(f"icmp {sign}{'lt' if op == 'min' else 'gt'} {ty} {a}, {b}")
-            return self.ins(f"select {self.ty(dtypes.bool_, lanes)} {c}, {ty} {a}, {ty} {b}")
-        verb = {"add": "add", "sub": "sub", "mul": "mul", "div": f"{sign}div", "rem": f"{sign}rem"}[op]
-        return self.ins(f"{verb} {ty} {a}, {b}")
-
-    def _copysign(self, dtype: DType, lanes: int, a: str, b: str) -> str:
-        ty = self.ty(dtype, lanes)
-        ints = dtypes.int32 if dtype.bits == 32 else dtypes.int64
-        ity, top = self.ty(ints, lanes), -(1 << (dtype.bits - 1))
-        mag = self.ins(f"and {ity} {self.ins(f'bitcast {ty} {a} to {ity}')}, {self.literal(ints, ~top, lanes)}")
-        sgn = self.ins(f"and {ity} {self.ins(f'bitcast {ty} {b} to {ity}')}, {self.literal(ints, top, lanes)}")
-        return self.ins(f"bitcast {ity} {self.ins(f'or {ity} {mag}, {sgn}')} to {ty}")
-
-    def unary(self, op: str, dtype: DType, lanes: int, a: str) -> str:
-        ty = self.ty(dtype, lanes)
-        if op == "neg":
-            return self.ins(f"fneg {ty} {a}") if dtype.kind == "f" else self.ins(f"sub {ty} {self.literal(dtype, 0, lanes)}, {a}")
-        if op == "not":
-            ones = self.literal(dtype, True if dtype is dtypes.bool_ else -1, lanes)
-            return self.ins(f"xor {ty} {a}, {ones}")
-        if op == "abs":
-            if dtype.kind == "f":
-                return self.call(f"llvm.fabs.{_suffix(dtype, lanes)}", ty, [(ty, a)])
-            return self.binary("max", dtype, lanes, a, self.unary("neg", dtype, lanes, a)) if dtype.kind == "i" else a
-        if op == "sqrt":
-            return self.call(f"llvm.sqrt.{_suffix(dtype, lanes)}", ty, [(ty, a)])
-        if op in ("floor", "ceil", "trunc", "roundeven"):
-            if not self.target.is_x86 or self.target.has("sse4.1"):
-                return self.call(f"llvm.{op}.{_suffix(dtype, lanes)}", ty, [(ty, a)])
-            return self._round(op, dtype, lanes, a)
-        raise ValueError(f"loop IR: no emission for {op}")
-
-    def _round(self, op: str, dtype: DType, lanes: int, a: str) -> str:
-        """Rounding by adding and subtracting 2**mantissa; larger magnitudes are integers already."""
-        ty, i1 = self.ty(dtype, lanes), self.ty(dtypes.bool_, lanes)
-        big = self.literal(dtype, math.ldexp(1.0, 23 if dtype.bits == 32 else 52), lanes)
-        one = self.literal(dtype, 1.0, lanes)
-        magnitude = self.unary("abs", dtype, lanes, a)
-        near = self.ins(f"fsub {ty} {self.ins(f'fadd {ty} {magnitude}, {big}')}, {big}")
-        small = self.ins(f"fcmp olt {ty} {magnitude}, {big}")
-        if op == "trunc":
-            over = self.ins(f"fcmp ogt {ty} {near}, {magnitude}")
-            near = self.ins(f"select {i1} {over}, {ty} {self.ins(f'fsub {ty} {near}, {one}')}, {ty} {near}")
-        signed = self._copysign(dtype, lanes, near, a)
-        if op == "floor":
-            over = self.ins(f"fcmp ogt {ty} {signed}, {a}")
-            signed = self.ins(f"select {i1} {over}, {ty} {self.ins(f'fsub {ty} {signed}, {one}')}, {ty} {signed}")
-        if op == "ceil":
-            under = self.ins(f"fcmp olt {ty} {signed}, {a}")
-            signed = self.ins(f"select {i1} {under}, {ty} {self.ins(f'fadd {ty} {signed}, {one}')}, {ty} {signed}")
-        if op in ("floor", "ceil"):
-            signed = self._copysign(dtype, lanes, signed, a)
-        return self.ins(f"select {i1} {small}, {ty} {signed}, {ty} {a}")
-
-
-def _mangle(scalar: str) -> str:
-    return {"float": "f32", "double": "f64", "half": "f16"}.get(scalar, scalar)
-
-
-def _suffix(dtype: DType, lanes: int) -> str:
-    base = f"f{dtype.bits}" if dtype.kind == "f" else f"i{dtype.bits}"
-    return base if lanes == 1 else f"v{lanes}{base}"

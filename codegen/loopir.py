@@ -363,9 +363,7 @@ def print_function(fn: LoopFunction) -> str:
     lines = [
         f"kernel {fn.name}({', '.join(params)}) for {fn.begin} .. {fn.end} scratch {fn.scratch} ({fn.scratch_bytes} bytes) {{"
     ]
-    lines += (
-        f"{'  ' * (depth + 1)}{text}" for depth, text in _lines(fn.body)
-    )
+    lines += (f"{'  ' * (depth + 1)}{text}" for depth, text in _lines(fn.body))
     return "\n".join([*lines, "}"])
 
 

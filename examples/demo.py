@@ -62,7 +62,9 @@ def train(model, x, y, console):
             if epoch == 0 and i == 0:
                 compile_seconds = time.perf_counter() - before
         mean = sum(losses) / len(losses)
-        console.print(f"  epoch {epoch + 1:2d}  loss {mean:7.4f}  [green]{'█' * max(1, round(40 * min(mean / 2.3, 1)))}[/]")
+        console.print(
+            f"  epoch {epoch + 1:2d}  loss {mean:7.4f}  [green]{'█' * max(1, round(40 * min(mean / 2.3, 1)))}[/]"
+        )
     seconds = time.perf_counter() - started
     steps = EPOCHS * (len(x) // BATCH)
     console.print(
@@ -94,7 +96,9 @@ def main() -> None:
     console.rule("2. compile for inference", align="left")
     exe = torch.compile(model, torch.from_numpy(test_x[:1]), dynamic=torch.Dim("N", 1, 512))
     report, memory = exe.report, exe.program.memory
-    console.print(f"  {sum(report.seconds.values()):.2f} s, {report.compiled} kernels compiled, {report.reused} from the cache")
+    console.print(
+        f"  {sum(report.seconds.values()):.2f} s, {report.compiled} kernels compiled, {report.reused} from the cache"
+    )
     table = Table("kernel", "fused operators", box=None, padding=(0, 2))
     for i, s in enumerate(exe.program.steps):
         where, _, ops = s.label.rpartition(": ")

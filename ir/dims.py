@@ -75,9 +75,9 @@ class Max:
         return f"max({self.a}, {self.b})"
 
 
-Atom = Union[Dim, FloorDiv, Mod, Max]
+Atom = Dim | FloorDiv | Mod | Max
 Monomial = tuple[tuple[Atom, int], ...]  # atoms with powers, sorted by text; () is the constant 1
-Extent = Union[int, "DimExpr"]
+Extent = Union[int, "DimExpr"]  # noqa: UP007 - a forward reference
 
 
 @dataclass(frozen=True)

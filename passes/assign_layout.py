@@ -153,9 +153,7 @@ class _Assigner:
         if layout.has_halo:
             before, after = zip(*layout.halo, strict=True)
             old = self.halos.get(v, ((0, 0),) * v.type.rank)
-            self.halos[v] = tuple(
-                (max(b, ob), max(a, oa)) for b, a, (ob, oa) in zip(before, after, old, strict=True)
-            )
+            self.halos[v] = tuple((max(b, ob), max(a, oa)) for b, a, (ob, oa) in zip(before, after, old, strict=True))
 
     def _cast(self, v: Value, layout: Layout, node: Node, private: bool = False) -> Value:
         known = self.casts.get((v, layout, private))
@@ -220,6 +218,9 @@ def _reads_any_layout(node: Node) -> bool:
 def _is_channel_vector(v: Value) -> bool:
     """A constant that varies along axis 1 only, such as a bias of shape [1, K, 1, 1]."""
     shape: Sequence[object] = v.shape
-    return len(shape) >= 3 and shape[1] != 1 and all(e == 1 for i, e in enumerate(shape) if i != 1) and (
-        np.ndim(v.constant) == len(shape)
+    return (
+        len(shape) >= 3
+        and shape[1] != 1
+        and all(e == 1 for i, e in enumerate(shape) if i != 1)
+        and (np.ndim(v.constant) == len(shape))
     )

@@ -117,9 +117,7 @@ class Fuser:
 def escaping(group: list[Node], outputs: set[Value]) -> list[Value]:
     """Results of the group that something outside reads, in graph order."""
     members = set(group)
-    return [
-        o for node in group for o in node.outputs if o in outputs or any(u not in members for u in o.users)
-    ]
+    return [o for node in group for o in node.outputs if o in outputs or any(u not in members for u in o.users)]
 
 
 def outline(graph: Graph, group: list[Node], kind: str, outputs: set[Value]) -> Node:
