@@ -77,7 +77,7 @@ class Max:
 
 Atom = Dim | FloorDiv | Mod | Max
 Monomial = tuple[tuple[Atom, int], ...]  # atoms with powers, sorted by text; () is the constant 1
-Extent = Union[int, "DimExpr"]  # noqa: UP007 - a forward reference
+Extent = Union[int, "DimExpr"]
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class MaterialiseOutputs(Pass):
             target = graph.inputs[graph.updates[i]]
             for reader in readers(target):
                 if reader is producer:
-                    if not _same_index(producer):
+                    if not reads_same_index(producer, target, root):
                         return "the producer reads its target at other positions"
                 elif index[reader] > index[producer]:
                     return f"{reader.op} reads the old value later"
@@ -74,7 +74,20 @@ def memory_root(value: Value) -> Value:
     return value
 
 
-def _same_index(node: Node) -> bool:
-    if node.op == "fused":
-        return node.attrs["kind"] == "elementwise"
-    return registry.get(node.op).fusion is registry.Fusion.ELEMENTWISE
+def reads_same_index(node: Node, operand: Value, result: Value) -> bool:
+    """Whether ``node`` reads ``operand`` only at the index at which it writes ``result``.
+
+    True for elementwise nodes and for elementwise readers inside fused groups (epilogues of contractions too).
+    """
+    if operand not in node.inputs or operand.type != result.type:
+        return False
+    if node.op != "fused":
+        return registry.get(node.op).fusion is registry.Fusion.ELEMENTWISE
+    if node.attrs["kind"] == "reduction":
+        return False
+    inner = [r for v, r in zip(node.inputs, node.regions[0].inputs, strict=True) if v is operand]
+    return all(
+        registry.get(user.op).fusion is registry.Fusion.ELEMENTWISE and user.output.shape == operand.shape
+        for v in inner
+        for user in v.users
+    )

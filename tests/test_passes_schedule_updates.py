@@ -8,6 +8,7 @@ from ingot.ir.builder import GraphBuilder
 from ingot.ir.dtypes import float32
 from ingot.ir.graph import Graph
 from ingot.ir.types import TensorType
+from ingot.passes.fuse_contraction import FuseContraction
 from ingot.passes.materialise_outputs import MaterialiseOutputs
 from ingot.passes.schedule_updates import ScheduleUpdates
 
@@ -71,3 +72,14 @@ def test_a_gathering_producer_may_not_overwrite_its_operand() -> None:
     graph.add_output(b.permute(p, dims=(1, 0)), "p", updates=p)
     run_pass(graph, MaterialiseOutputs(), rewrites=1)
     assert ops(graph) == ["permute", "identity"]
+
+
+def test_an_update_in_a_contraction_epilogue_is_in_place_unless_it_reads_elsewhere() -> None:
+    for shifted in (False, True):
+        graph = Graph()
+        x, p = graph.add_input(MATRIX, "x"), graph.add_input(MATRIX, "p", "parameter")
+        b = GraphBuilder(graph)
+        product = b.matmul(x, p if shifted else x)
+        graph.add_output(b.sub(p, product), "p", updates=p)
+        run_pass(graph, [FuseContraction(), MaterialiseOutputs()])
+        assert ops(graph) == (["fused", "identity"] if shifted else ["fused"])
