@@ -72,8 +72,8 @@ def main() -> None:
         seconds = time.perf_counter() - compiled
         right = int((logits.argmax(1) == labels).sum())
         print(
-            f"{name}: {right} of {len(labels)} right ({right / len(labels):.1%}); checkpoint read in "
-            f"{loaded - start:.2f} s, compiled in {compiled - loaded:.2f} s, {seconds / len(labels) * 1e6:.0f} us per image"
+            f"{name}: {right} of {len(labels)} right ({right / len(labels):.1%}); "
+            f"checkpoint read in {loaded - start:.2f} s, compiled in {compiled - loaded:.2f} s, {seconds / len(labels) * 1e6:.0f} us per image"
         )
 
 

@@ -65,7 +65,8 @@ def plot(losses: np.ndarray, rows: int = 20) -> None:
     """The loss curve as text, averaged over equal stretches."""
     for k, part in enumerate(np.array_split(losses, rows)):
         mean = part.mean()
-        print(f"  step {(k + 1) * len(losses) // rows:4d}  loss {mean:6.4f}  {'#' * max(1, round(50 * min(mean / 2.3, 1)))}")
+        bar = "#" * max(1, round(50 * min(mean / 2.3, 1)))
+        print(f"  step {(k + 1) * len(losses) // rows:4d}  loss {mean:6.4f}  {bar}")
 
 
 def main() -> None:

@@ -33,16 +33,16 @@ def test_the_update_is_the_gradient(name: str) -> None:
     x, y = rng.standard_normal(shape), rng.integers(0, classes, shape[0])
     criterion = nn.CrossEntropyLoss()
     parameters = dict(model.named_parameters())
-    before = {key: p.numpy().copy() for key, p in parameters.items()}
+    before = {key: p.detach().numpy().copy() for key, p in parameters.items()}
     lr = 0.5
     step = ingot.compile_step(model, criterion, optim.SGD(model.parameters(), lr=lr))
     loss = step(x, y).item()
-    gradient = {key: (before[key] - p.numpy()) / lr for key, p in parameters.items()}
+    gradient = {key: (before[key] - p.detach().numpy()) / lr for key, p in parameters.items()}
 
     def loss_at(distance: float, direction: dict[str, np.ndarray]) -> float:
         for key, p in parameters.items():
-            p.numpy()[...] = before[key] + distance * direction.get(key, 0.0)
-        return float(criterion(model(ingot.from_numpy(x)), ingot.from_numpy(y)).item())
+            p.detach().numpy()[...] = before[key] + distance * direction.get(key, 0.0)
+        return float(criterion(model(ingot.from_numpy(x)), ingot.from_numpy(y)).detach().item())
 
     assert loss_at(0, {}) == pytest.approx(loss, rel=1e-12)
     for key, value in before.items():  # each parameter alone, along its own gradient and along a random direction
