@@ -10,6 +10,7 @@ Four questions, each answered by name:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from .driver import Options, Report, build, refuse_unsupported
 from .ir import registry
+from .ir.dims import evaluate
 from .ir.dtypes import DType, tolerance
 from .ir.errors import CheckError
 from .ir.graph import Graph, Node, Value
@@ -169,7 +171,7 @@ def _check_node(node: Node, held: dict[Value, np.ndarray], env: Mapping[str, int
     for i, (out, want) in enumerate(zip(node.outputs, oracle, strict=True)):
         if out not in held:
             continue
-        rtol, _ = tolerance(out.dtype, _depth(node))
+        rtol, _ = tolerance(out.dtype, _depth(node, env))
         here = largest_error(held[out], want, out.dtype)
         if here > rtol:
             # Cancellation inside a fused kernel costs the NumPy reference in the same precision digits too.
@@ -185,16 +187,23 @@ def _lift(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
 
 
-def _depth(node: Node) -> int:
+def _depth(node: Node, env: Mapping[str, int]) -> int:
     """Terms of the longest sum in the node."""
-    nodes = list(node.regions[0]) if node.regions else [node]
-    depth = 1
-    for n in nodes:
-        fusion = registry.get(n.op).fusion
-        if fusion in (Fusion.REDUCE, Fusion.CONTRACTION, Fusion.OPAQUE) and n.inputs:
-            sizes = [np.prod([e for e in v.shape if isinstance(e, int)] or [1]) for v in n.inputs]
-            depth = max(depth, int(max(sizes)))
-    return depth
+    return max([1, *(_terms(n, env) for n in (node.regions[0] if node.regions else [node]))])
+
+
+def _terms(node: Node, env: Mapping[str, int]) -> int:
+    fusion = registry.get(node.op).fusion
+    if fusion not in (Fusion.REDUCE, Fusion.CONTRACTION, Fusion.OPAQUE) or not node.inputs:
+        return 1
+    shapes = [[evaluate(e, env) for e in v.shape] for v in node.inputs]
+    if node.op == "matmul":
+        return shapes[0][-2 if node.attrs["transpose_a"] else -1]
+    if node.op == "conv":
+        return math.prod(shapes[1][1:])
+    if fusion is Fusion.REDUCE:
+        return math.prod(shapes[0]) // max(1, math.prod(evaluate(e, env) for e in node.outputs[0].shape))
+    return max(math.prod(shape) for shape in shapes)
 
 
 def largest_error(got: np.ndarray, want: np.ndarray, dtype: DType) -> float:

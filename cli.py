@@ -163,6 +163,9 @@ def run_command(artifact: str, inputs: Sequence[str], output: str | None, thread
         if not output.endswith((".npy", ".npz")):
             raise click.BadParameter(f"{output} is neither .npy nor .npz", param_hint="--output")
     exe = load_executable(artifact, threads=threads, verify=verify)
+    names = [p.name for p in exe.program.outputs]
+    if output is not None and output.endswith(".npy") and len(names) != 1:
+        raise InputError(f"{len(names)} results do not fit one .npy; use a .npz file")
     ports = {p.name: p for p in exe.program.inputs}
     given: dict[str, Any] = {}
     for text in inputs:
@@ -181,17 +184,15 @@ def run_command(artifact: str, inputs: Sequence[str], output: str | None, thread
         raise InputError(f"inputs are missing: {', '.join(missing)}")
     arrays = [given[name] for name in ports]
     results = exe.executable.run(arrays)
-    names = [p.name for p in exe.program.outputs]
     if output is None:
         for name, array in zip(names, results, strict=True):
             click.echo(f"{name}: {array.dtype} {list(array.shape)}")
             click.echo(np.array2string(array, threshold=40, precision=6))
     elif output.endswith(".npz"):
-        np.savez(output, **dict(zip(names, results, strict=True)))
-    elif len(results) == 1:
-        np.save(output, results[0])
+        arrays_by_name: dict[str, Any] = dict(zip(names, results, strict=True))
+        np.savez(output, **arrays_by_name)
     else:
-        raise InputError(f"{len(results)} results do not fit one .npy; use a .npz file")
+        np.save(output, results[0])
 
 
 def _load_array(file: str) -> Any:
@@ -335,9 +336,11 @@ def export_command(output: str, opset: int | None, **arguments: Any) -> None:
 
     _writable(output)
     request = Request(**arguments)
+    more: dict[str, Any] = {} if opset is None else {"opset_version": opset}
+    request.trace()  # the model's own errors, reported as such
     try:
         export(request.model, tuple(request.specs), output, input_names=request.names if all(request.names) else None,
-               **({} if opset is None else {"opset_version": opset}))  # fmt: skip
+               **more)  # fmt: skip
     except ValueError as error:
         if isinstance(error, IngotError):
             raise
@@ -361,7 +364,7 @@ def bench_command(seconds: float, extent: int | None, kernels: bool, **arguments
     inputs = request.examples(extent=extent)
     executable = exe.executable
     outs = executable.run(inputs)
-    times = []
+    times: list[float] = []
     deadline = time.perf_counter() + seconds
     while time.perf_counter() < deadline or len(times) < 5:
         start = time.perf_counter()

@@ -184,7 +184,12 @@ class Request:
             specs.sort(key=lambda s: order[s[0]])
         self.names = [name for name, _ in specs]
         self.specs = [spec for _, spec in specs]
-        self.settings = {"target": target, "threads": threads, "disable": tuple(disable), "cache": not no_cache}
+        self.settings: dict[str, Any] = {
+            "target": target,
+            "threads": threads,
+            "disable": tuple(disable),
+            "cache": not no_cache,
+        }
 
     def options(self, **more: Any) -> Any:
         from .driver import Options

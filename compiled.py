@@ -89,7 +89,7 @@ class CompiledModule:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves: Sequence[Any] = args if len(args) == self._plain and not kwargs else self._leaves(args, kwargs)
         tensors = False
-        arrays = []
+        arrays: list[np.ndarray] = []
         for x in leaves:
             if type(x) is not np.ndarray:
                 tensors |= isinstance(x, Tensor)
@@ -220,21 +220,34 @@ class Variant:
 
 
 def signature(leaves: Sequence[Any], structure: str, *modules: Any) -> tuple[tuple[Any, ...], list[Any]]:
-    """(what a variant depends on: input types, structure, modes, the states' identities; the objects named by id)."""
-    key: list[Any] = [structure, tuple((x.shape, x.dtype) for x in leaves)]
+    """(what a variant depends on: input types, structure, modes, the states' identities; the objects named by id).
+
+    It is made at every call, so it is a flat tuple of cheap things (a dtype's number hashes faster than a dtype).
+    """
+    key: list[Any] = [structure]
+    for x in leaves:
+        key += (x.shape, x.dtype.num)
     keep: list[Any] = []
-    for root in modules:
-        for m in root.modules() if hasattr(root, "modules") else ():
-            keep.append(m)
-            key.append((id(m), m.training))
-            for p in m._parameters.values():
-                if p is not None:
-                    keep.append(p)
-                    key.append((id(p), p.requires_grad, p._data.dtype, p._data.shape))
-            for b in m._buffers.values():
-                if b is not None:
-                    keep.append(b)
-                    key.append((id(b), b._data.dtype, b._data.shape))
+    seen: set[int] = set()
+    stack = [m for m in modules if hasattr(m, "_modules")]
+    while stack:
+        m = stack.pop()
+        if m is None or id(m) in seen:
+            continue
+        seen.add(id(m))
+        own = m.__dict__
+        keep.append(m)
+        key += (id(m), own["training"])
+        for p in own["_parameters"].values():
+            if p is not None:
+                keep.append(p)
+                data = p._data
+                key += (id(p), p.requires_grad, data.dtype.num, data.shape)
+        for b in own["_buffers"].values():
+            if b is not None:
+                keep.append(b)
+                key += (id(b), b._data.dtype.num, b._data.shape)
+        stack += own["_modules"].values()
     return tuple(key), keep
 
 

@@ -398,6 +398,33 @@ def test_interrupting_a_compile(folder: Path) -> None:
     assert f"{40 - len(entries)} compiled" in out and (folder / "deep.ingot").exists(), (out, entries)
 
 
+def test_progress_on_a_terminal(folder: Path) -> None:
+    pty = pytest.importorskip("pty")
+    (folder / "deep.py").write_text(DEEP)
+    ours, theirs = pty.openpty()
+    arguments = ["compile", "deep.py:make", "-i", "4x16", "-o", "deep.ingot", "--no-cache"]
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ingot.cli", *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=theirs, text=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        shown += piece
+    out, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0 and "deep.ingot: 40 kernels" in out
+    if time.monotonic() - started > 3:  # less may not have been a second of compiling
+        assert b"compiling" in shown and b"/40" in shown
+
+
 def test_two_processes_share_a_cache(folder: Path) -> None:
     both = [start(folder, "compile", "model.py:make", "-i", "1x3x8x8", "-o", f"{i}.ingot") for i in range(2)]
     for process in both:
