@@ -6,6 +6,8 @@ to spare, the difference to a minimax fit does not show after rounding.
 
 from __future__ import annotations
 
+import textwrap
+
 import mpmath as mp
 import numpy as np
 
@@ -118,7 +120,6 @@ FITS = {
 
 def main() -> None:
     print('"""Polynomial coefficients, constant term first; printed by ``benchmarks/fit_vmath.py``."""\n')
-    print("# fmt: off")
     tables: dict[str, list[str]] = {"F32": [], "F64": []}
     for name, (f, low, high, narrow, wide) in FITS.items():
         for bits, degree in (("F32", narrow), ("F64", wide)):
@@ -128,8 +129,10 @@ def main() -> None:
             kind = np.float32 if bits == "F32" else np.float64
             numbers = ", ".join(repr(float(kind(mp.nstr(x, 25)))) for x in c)
             doc = " ".join(f.__doc__.split())
-            tables[bits].append(f"# {doc} on [{mp.nstr(low, 5)}, {mp.nstr(high, 5)}], relative error {error(f, c, low, high):.1e}")
-            tables[bits].append(f"{bits}_{name} = ({numbers})")
+            domain = f"[{mp.nstr(low, 5)}, {mp.nstr(high, 5)}]"
+            tables[bits].append(f"# {doc} on {domain}, relative error {error(f, c, low, high):.1e}")
+            body = textwrap.fill(numbers, 110, initial_indent="    ", subsequent_indent="    ")
+            tables[bits].append(f"{bits}_{name} = (\n{body},\n)")
     for lines in tables.values():
         print("\n".join(lines))
 

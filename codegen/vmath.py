@@ -30,7 +30,10 @@ __all__ = ["cos", "erf", "exp", "expm1", "log", "log1p", "pow", "sigmoid", "sin"
 
 _INF, _NAN = math.inf, math.nan
 # ln 2 in two parts: the first has so few bits that its product with any exponent is exact.
-_LN2 = {float32: (0.693145751953125, 1.4286068203094172321e-06), float64: (0.693147180369123816490, 1.90821492927058770002e-10)}
+_LN2 = {
+    float32: (0.693145751953125, 1.4286068203094172321e-06),
+    float64: (0.693147180369123816490, 1.90821492927058770002e-10),
+}
 
 
 class _Math:
@@ -153,8 +156,7 @@ def _reduce_exp(m: _Math, x: Val) -> tuple[Val, Val, Val]:
     """(n as float, n as int, r) with x = n ln 2 + r and |r| <= ln(2) / 2."""
     high, low = _LN2[m.dtype]
     nf, n = m.round_to_int(m.mul(x, m.c(1 / math.log(2))))
-    r = m.sub(x, m.mul(nf, m.c(high)))
-    return nf, n, m.sub(r, m.mul(nf, m.c(low)))
+    return nf, n, m.fma(nf, m.c(-low), m.fma(nf, m.c(-high), x))
 
 
 def exp(b: LoopBuilder, x: Val) -> Val:

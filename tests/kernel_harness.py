@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-
 from ingot.codegen.assemble import assemble
 from ingot.codegen.host import host_target
 from ingot.codegen.llvm_emit import emit

@@ -98,7 +98,7 @@ def test_fused_chain_of_index_operators(target: Target) -> None:
 @targets
 def test_symbolic_extents(target: Target) -> None:
     n = Dim("N", 1, 64).expr
-    graph, node = fused(
+    _, node = fused(
         lambda g, x, b: [g.relu(g.add(x, b))], TensorType(float32, (n, 5, 9)), TensorType(float32, (5, 1))
     )
     lowered = elementwise.lower(node, target)
@@ -111,7 +111,7 @@ def test_symbolic_extents(target: Target) -> None:
 @targets
 def test_blocked_dynamic_batch(target: Target) -> None:
     n = Dim("N", 1).expr
-    graph, node = fused(lambda g, x: [g.neg(x)], TensorType(float32, (n, 24, 3, 5), BLOCKED))
+    _, node = fused(lambda g, x: [g.neg(x)], TensorType(float32, (n, 24, 3, 5), BLOCKED))
     node.output.type = node.output.type.with_layout(HALO)
     for batch in (1, 3):
         x = normal(batch, batch, 24, 3, 5)
@@ -121,7 +121,7 @@ def test_blocked_dynamic_batch(target: Target) -> None:
 
 @targets
 def test_in_place(target: Target) -> None:
-    graph, node = fused(lambda g, x, y: [g.sub(x, y)], *[TensorType(float32, (7, 130))] * 2)
+    _, node = fused(lambda g, x, y: [g.sub(x, y)], *[TensorType(float32, (7, 130))] * 2)
     lowered = table.lower(node, target)
     arrays = dict(zip(node.inputs, (normal(1, 7, 130), normal(2, 7, 130)), strict=True))
     out = run_kernel(lowered, arrays, share=lowered.inplace)

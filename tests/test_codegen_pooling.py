@@ -41,9 +41,9 @@ def test_layouts(op: str, target: Target) -> None:
 
 @targets
 def test_gradient_layouts(target: Target) -> None:
-    for seed, (shape, kernel, stride, padding, _, ceil_mode) in enumerate(SHAPES):
+    for seed, (shape, kernel, stride, padding, _dilation, ceil_mode) in enumerate(SHAPES):
         attrs = {"kernel": kernel, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
-        graph, node = case_graph(Case("avg_pool", "", (values(seed, shape),), attrs))
+        _, node = case_graph(Case("avg_pool", "", (values(seed, shape),), attrs))
         grad = values(seed, tuple(node.output.shape))
         for a, b in LAYOUTS:
             case = Case("avg_pool_grad", f"{a} {b}", (grad,), {**attrs, "input_shape": shape[2:]}, depth=9)

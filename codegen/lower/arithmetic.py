@@ -316,8 +316,8 @@ RULES: dict[str, Rule] = {
     "bitwise_not": _bitwise_not, "isnan": _isnan, "isinf": _isinf, "isfinite": _isfinite, "cast": _cast,
     "identity": _identity, "gelu": _gelu, "silu": _silu, "leaky_relu": _leaky_relu, "elu": _elu,
     "softplus": _softplus, "hardsigmoid": _hardsigmoid, "hardswish": _hardswish, "clamp": _clamp,
-    "add": _arithmetic("add"), "sub": _arithmetic("sub"), "mul": _arithmetic("mul"), "div": _arithmetic("div"), "pow": _pow,
-    "maximum": _extreme("max"), "minimum": _extreme("min"), "floor_divide": _floor_divide,
+    "add": _arithmetic("add"), "sub": _arithmetic("sub"), "mul": _arithmetic("mul"), "div": _arithmetic("div"),
+    "pow": _pow, "maximum": _extreme("max"), "minimum": _extreme("min"), "floor_divide": _floor_divide,
     "remainder": _remainder, "eq": _compare("eq"), "ne": _compare("ne"), "lt": _compare("lt"),
     "le": _compare("le"), "gt": _compare("gt"), "ge": _compare("ge"), "logical_and": _logical("and"),
     "logical_or": _logical("or"), "logical_xor": _logical("xor"), "bitwise_and": _bitwise("and"),
@@ -325,9 +325,10 @@ RULES: dict[str, Rule] = {
 }  # fmt: skip
 
 # Operators whose code is long: kernels keep fewer vectors in flight.
-EXPENSIVE = frozenset(
-    "exp expm1 log log1p sin cos tanh erf sigmoid gelu silu elu softplus pow floor_divide remainder".split()
-)
+EXPENSIVE = frozenset({
+    "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf", "sigmoid", "gelu", "silu", "elu", "softplus", "pow",
+    "floor_divide", "remainder",
+})  # fmt: skip
 
 
 def constant(b: LoopBuilder, dtype: DType, value: Any, lanes: int) -> Val:

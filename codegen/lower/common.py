@@ -142,7 +142,8 @@ class RegionEvaluator:
         number = constant_number(node.output)
         if number is None:
             raise UnsupportedError(
-                f"kernel: constant %{node.output.name} of shape {list(node.output.shape)} is not one number and not a buffer"
+                f"kernel: constant %{node.output.name} of shape {list(node.output.shape)} is neither one number nor a "
+                "buffer"
             )
         return arithmetic.constant(self.builder, node.output.dtype, number, pos.lanes)
         yield  # makes this a generator

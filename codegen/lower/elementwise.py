@@ -205,10 +205,8 @@ def _emit(b: LoopBuilder, extents: Extents, buffers: Buffers, piece: Piece, star
 
 
 def _shifted(extents: Extents, piece: Piece, access: Access, pos: Position) -> Position:
-    coords = [
-        access.math.shift(c, extents(s), pos.lanes) if s != 0 else c for c, s in zip(pos.coords, piece.shift, strict=True)
-    ]
-    return pos.at(coords)
+    pairs = zip(pos.coords, piece.shift, strict=True)
+    return pos.at(access.math.shift(c, extents(s), pos.lanes) if s != 0 else c for c, s in pairs)
 
 
 def store_lanes(access: Access, where: Position, value: Any) -> None:

@@ -25,7 +25,7 @@ def supports(node: Node, target: Target) -> str | None:
     if not out.layout.is_dense:
         return f"scatter_add writes dense results, %{node.output.name} has layout {out.layout}"
     if out.dtype.kind == "f" and out.dtype.bits == 16 and bounds(out.shape[node.attrs["axis"]])[1] > 2**24:
-        return f"scatter_add of {out.dtype.name} accumulates rows in scratch memory; axis {node.attrs['axis']} has no bound"
+        return f"scatter_add of {out.dtype.name} accumulates in scratch memory; axis {node.attrs['axis']} has no bound"
     return None
 
 
@@ -36,7 +36,7 @@ def lower(node: Node, target: Target) -> LoweredKernel:
         raise UnsupportedError(f"{node!r}: {reason}")
     b = LoopBuilder("kernel", target)
     extents = Extents(b)
-    values = list(dict.fromkeys(node.inputs)) + [node.output]
+    values = [*dict.fromkeys(node.inputs), node.output]
     access = {v: Access(b, extents, v.type, b.buffer(v.name, v.dtype)) for v in values}
     writer = _Scatter(b, extents, node, access)
     x = node.inputs[0]
@@ -72,7 +72,7 @@ class _Scatter:
         self.scratch: Val | None = None
 
     def kernel(self, target: Target) -> Extent:
-        b, ext, shape, axis = self.b, self.extents, self.shape, self.axis
+        b, shape, axis = self.b, self.shape, self.axis
         kept = [a for a in range(len(shape)) if a != axis]
         covered = self.node.inputs[1].shape
         vector = kept[-1] if kept and kept[-1] == len(shape) - 1 and covered[kept[-1]] == shape[kept[-1]] else None
@@ -92,7 +92,6 @@ class _Scatter:
         end = middle + outer * left
         self._piece(0, middle, rest, vector, whole, 0, self.lanes)
         self._piece(middle, end, rest, vector, left, whole * self.lanes, 1)
-        del ext
         return end
 
     def _piece(

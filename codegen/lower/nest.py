@@ -105,10 +105,10 @@ def merge_axes(
             continue
         last = groups[-1] if groups else None
         alike = last is not None and (classes is None or classes[last.axis] == classes[axis])
-        if last is not None and alike and axis not in pinned and last.axis not in pinned:
-            if all(_continues(s.get(last.axis, 0), s.get(axis, 0), extent) for s in accesses):
-                groups[-1] = Group((*last.axes, axis), last.extent * extent)
-                continue
+        free = last is not None and alike and axis not in pinned and last.axis not in pinned
+        if last and free and all(_continues(s.get(last.axis, 0), s.get(axis, 0), extent) for s in accesses):
+            groups[-1] = Group((*last.axes, axis), last.extent * extent)
+            continue
         groups.append(Group((axis,), extent))
     return groups
 
@@ -152,6 +152,7 @@ def plan(
         extent = upper(g.extent)
         return total * (-(-extent // lanes) * lanes) / max(extent, 1)
 
+    notes: list[str] = []
     vector = min(reversed(groups), key=cost)
     # Block padding of any other axis is cleared like a halo.
     rest = [Group(g.axes, g.extent, 1, _with_padding(g, writes)) for g in groups if g is not vector]
@@ -173,7 +174,26 @@ def plan(
         stride = s.get(vector.axis)
         lanes = min(lanes, stride.size) if isinstance(stride, Blocked) else lanes
 
+    across = _transposed(vector, rest, reads) if not blocks else None
+    if across is not None and isinstance(vector.extent, int):
+        # Walk tiles, so that every line read along the other axis is used up while it is in the cache.
+        tile = next((n * lanes for n in (2, 1) if vector.extent % (n * lanes) == 0 and vector.extent > n * lanes), 0)
+        if tile:
+            rest.remove(across)
+            rest = [*rest, Group(vector.axes, vector.extent // tile, tile, (0, 0)), across]
+            vector = Group(vector.axes, tile)
+            unroll = min(unroll, tile // lanes)
+            notes.append("tiled transposition")
+        else:
+            across = None
+    else:
+        across = None
+
     def memory_order(g: Group) -> float:
+        if g is across:
+            return -1.0
+        if g.axis == vector.axis and across is not None:
+            return float("inf")
         stride = writes[0].get(g.axis, 0) if writes else 0
         if isinstance(stride, Opaque):
             return 0.0
@@ -195,7 +215,22 @@ def plan(
         chunk = -(-chunk // (lanes * unroll)) * lanes * unroll
     if upper(first.extent) <= chunk * 1.5 and isinstance(first.extent, int):
         chunk = max(1, first.extent)
-    return Nest(rest, inner, chunk, lanes, unroll, valid)
+    return Nest(rest, inner, chunk, lanes, unroll, valid, notes)
+
+
+def _transposed(vector: Group, rest: Sequence[Group], reads: Sequence[Strides]) -> Group | None:
+    """The loop along which some operand is contiguous while the vector axis strides through it."""
+    if vector.halo != (0, 0):
+        return None
+    for s in reads:
+        own = s.get(vector.axis, 0)
+        if own in (0, 1) or isinstance(own, (Opaque, Blocked)):
+            continue
+        for g in rest:
+            stride = s.get(g.axis, 0)
+            if stride == 1 or (isinstance(stride, Blocked) and stride.inner == 1):
+                return g
+    return None
 
 
 def _with_padding(group: Group, writes: Sequence[Strides]) -> tuple[int, int]:

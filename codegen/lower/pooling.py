@@ -70,7 +70,11 @@ def lower(node: Node, target: Target) -> LoweredKernel:
         for access in targets.values():
             clear_halo(access, pos, merged)
 
-    emitter = NestEmitter(b, extents, nest, rank, lambda positions: [window.element(p) for p in positions][0], clear)
+    def body(positions: list[Position]) -> None:
+        for pos in positions:
+            window.element(pos)
+
+    emitter = NestEmitter(b, extents, nest, rank, body, clear)
     b.loop(b.begin, b.end, emitter.iteration)
     taps = math.prod(node.attrs["kernel"])
     elements = float(upper(node.outputs[0].type.elements))
@@ -149,8 +153,9 @@ class _Window:
 
     # -- windows of max_pool and avg_pool ---------------------------------------------------------
     def _taps(
-        self, pos: Position, wide: int | None, state: list[Val], visit: Callable[[list[Val], Position, list[Coord]], list[Val]]
-    ) -> list[Val]:
+        self, pos: Position, wide: int | None, state: list[Val],
+        visit: Callable[[list[Val], Position, list[Coord]], list[Val]],
+    ) -> list[Val]:  # fmt: skip
         """Fold ``visit`` over the window's elements inside the data, in row-major order."""
         b = self.b
 

@@ -85,8 +85,8 @@ class Position:
     """Where a group of lanes is in a logical index space: one Coord per axis.
 
     ``mask`` (``lanes`` wide) says which lanes exist; masked-off lanes may have any coordinates and read as zero.
-    ``guard`` (scalar) says whether the uniform coordinates are in range; None means they are. ``mask`` is never set where
-    ``guard`` is not.
+    ``guard`` (scalar) says whether the uniform coordinates are in range; None means they are. ``mask`` is never set
+    where ``guard`` is not.
     """
 
     coords: tuple[Coord, ...]

@@ -187,7 +187,9 @@ def lower(node: Node, target: Target) -> LoweredKernel:
         flops=elements * weight,
         bytes=total,
         # Earlier sweeps' results may not: later sweeps read the operands again.
-        inplace=inplace_operands(group.view, leaves, [r.outer for r in group.results_in(group.sweeps - 1)], len(group.space)),
+        inplace=inplace_operands(
+            group.view, leaves, [r.outer for r in group.results_in(group.sweeps - 1)], len(group.space)
+        ),
     )
 
 
@@ -247,7 +249,8 @@ def _plan(group: ReductionGroup, target: Target) -> tuple[Plan, list]:
                 lanes //= 2
         vectors = unroll
         others = upper(product(g.extent for g in kept))
-        while vectors > 1 and (upper(vector.extent) < lanes * vectors or others * upper(vector.extent) < 8 * lanes * vectors):
+        wide = upper(vector.extent)
+        while vectors > 1 and (wide < lanes * vectors or others * wide < 8 * lanes * vectors):
             vectors //= 2
         unroll = unroll if vectors == 1 else 1
     else:
@@ -629,8 +632,9 @@ class _Emitter:
                         self._clear_slab(access, p, axes, k, low, count, 0, {})
 
     def _clear_slab(
-        self, access: Any, p: Position, axes: tuple[int, ...], k: int, low: Any, count: int, j: int, at: dict[int, Coord]
-    ) -> None:
+        self, access: Any, p: Position, axes: tuple[int, ...], k: int, low: Any, count: int, j: int,
+        at: dict[int, Coord],
+    ) -> None:  # fmt: skip
         """Axis k's halo; earlier axes run over the inside only, later ones over their halo too."""
         b = self.b
         if j == len(axes):
