@@ -73,7 +73,8 @@ def main() -> None:
         right = int((logits.argmax(1) == labels).sum())
         print(
             f"{name}: {right} of {len(labels)} right ({right / len(labels):.1%}); "
-            f"checkpoint read in {loaded - start:.2f} s, compiled in {compiled - loaded:.2f} s, {seconds / len(labels) * 1e6:.0f} us per image"
+            f"checkpoint read in {loaded - start:.2f} s, compiled in {compiled - loaded:.2f} s, "
+            f"{seconds / len(labels) * 1e6:.0f} us per image"
         )
 
 

@@ -5,8 +5,8 @@ same axes of one space, with the elementwise nodes over that space and over the 
 elementwise groups: nodes over one output space, with index operators (slice, pad, permute, ...) and
 generated values (iota, random_uniform) as their readers' prologues.
 
-Not fused although legal: a full-space result that others read into a reduction with few kept elements.
-Its kernel would run on too few threads.
+Not fused although legal: a full-space result that others read into a reduction of much data with few kept
+elements. Its kernel would run on too few threads.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from .manager import Pass, PassContext
 
 _REDUCES = {"sum", "prod", "amax", "amin", "any", "all", "mean"}
 _PROLOGUES = {"expand", "slice", "flip", "pad", "concat", "permute", "iota", "random_uniform"}
-# Fewer kept elements than this leave cores idle.
+# Fewer kept elements than this leave cores idle; for so little data that costs less than further kernels.
 _MIN_KEPT = 128
+_SMALL = 16384
 
 
 class FuseReduction(Pass):
@@ -91,7 +92,7 @@ def _elementwise_space(seed: Node, fuser: Fuser) -> Joins:
 def _reduction_space(seed: Node, fuser: Fuser) -> Joins:
     space, axes = seed.inputs[0].shape, seed.attrs["axes"]
     reduced = reduced_shape(space, axes)
-    kept = bounds(product(reduced))[1]
+    enough = bounds(product(reduced))[1] >= _MIN_KEPT or bounds(product(space))[1] <= _SMALL
 
     def joins(node: Node, group: set[Node]) -> bool:
         if node.op in _REDUCES:
@@ -103,7 +104,7 @@ def _reduction_space(seed: Node, fuser: Fuser) -> Joins:
         shape = node.output.shape
         if shape == space:
             escapes = node.output in fuser.outputs or any(u not in group for u in node.output.users)
-            return kept >= _MIN_KEPT or not escapes
+            return enough or not escapes
         return shape == reduced and reduced != space
 
     return joins

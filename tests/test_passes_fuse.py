@@ -86,8 +86,9 @@ def test_few_kept_elements_do_not_swallow_full_results() -> None:
         y = b.relu(x)
         return y, b.sum(y, axes=(0,), keepdims=True)
 
-    graph = build(make, (50, 3))
-    run_pass(graph, FuseReduction(), rewrites=0)
+    run_pass(build(make, (8192, 3)), FuseReduction(), rewrites=0)
+    # Unless one core is done with everything sooner than a second kernel starts.
+    run_pass(build(make, (50, 3)), FuseReduction(), rewrites=1)
 
 
 def test_elementwise_chain_with_prologues() -> None:

@@ -59,6 +59,10 @@ def test_fusion(name: str, batch: int | Dim) -> None:
     graph = optimised(name, batch)
     found = groups(graph)
     assert contractions(graph) == EXPECTED[name]
+    if name.startswith("encoder"):
+        layers = EXPECTED[name]["matmul"]
+        assert found["mean+sub+mul+mean+add+rsqrt+mul"] == 2 * layers + 1  # layer norms (their weights are still 1 and 0)
+        assert found["amax+sub+exp+sum+div"] == layers  # softmax
     for left in ("batch_norm", "add", "relu", "mul", "sub", "clamp", "gelu", "sqrt", "rsqrt"):
         assert not found[left], f"{found[left]} {left} left alone: {found}"
 
@@ -86,7 +90,6 @@ def test_switches(name: str) -> None:
     for switched in ("fold-batch-norm", "fuse-contraction", "fuse-elementwise", "assign-layout", "cse", "simplify"):
         found = ingot.compile(seeded(name), x, disable=[switched])(x)
         assert relative_error(found, wanted) <= 16 * float32.eps, switched
-
 
 
 @pytest.mark.slow
