@@ -1,0 +1,146 @@
+"""The documents: generated pages are current, their Python blocks and commands run, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+# Pages whose Python blocks are one program, run from top to bottom.
+PROGRAMS = ["README.md", "docs/getting-started.md", "docs/debugging.md", "docs/adding-an-operator.md", "docs/adding-a-pass.md"]
+COMMANDS = ["README.md", "docs/getting-started.md"]
+
+
+def script(name: str) -> types.ModuleType:
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # inspect.getsource looks there
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+
+
+def file_blocks(page: str) -> dict[str, str]:
+    """Blocks that start with ``# file: NAME``."""
+    found = (re.match(r"# file: (\S+)\n", b) and b for b in blocks(page, "python"))
+    return {re.match(r"# file: (\S+)\n", b)[1]: b for b in found if b}
+
+
+def run(command: list[str], folder: Path, cache: Path) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, "INGOT_CACHE_DIR": str(cache)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def check_current(path: Path, text: str, request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--update-golden"):
+        path.write_text(text, encoding="utf-8")
+    hint = f"{path.relative_to(ROOT)} is not current; pytest tests/test_docs.py --update-golden rewrites it"
+    assert path.read_text(encoding="utf-8") == text, hint
+
+
+def test_worked_example_is_current(request: pytest.FixtureRequest) -> None:
+    module = script("worked_example")
+    check_current(module.PAGE, module.page(), request)
+
+
+def test_reference_pages_are_current(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # an example of errors.md writes a file
+    for name, text in script("reference_pages").pages().items():
+        check_current(DOCS / name, text, request)
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
+def test_python_blocks_run(page: str, tmp_path: Path) -> None:
+    """In a process of its own: one page registers an operator."""
+    program = "\n".join(b for b in blocks(page, "python") if not b.startswith("# file: "))
+    assert program
+    (tmp_path / "blocks.py").write_text(program, encoding="utf-8")
+    run([sys.executable, "blocks.py"], tmp_path, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("page", COMMANDS)
+def test_commands_run(page: str, tmp_path: Path) -> None:
+    for name, text in file_blocks(page).items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    lines = [line for line in lines if line.startswith(("ingot ", "python -c"))]
+    assert len(lines) > 5
+    for line in lines:
+        command = shlex.split(line)
+        start = [sys.executable, "-m", "ingot.cli"] if command[0] == "ingot" else [sys.executable]
+        assert run(start + command[1:], tmp_path, tmp_path / "cache") or command[0] == "python" or "-o" in command
+
+
+def anchors(text: str) -> set[str]:
+    """GitHub's anchors of the headings."""
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", t.lower()).replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_links_resolve(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        known = path.exists()
+        if known and anchor and path.suffix == ".md":
+            known = anchor in anchors(path.read_text(encoding="utf-8"))
+        if not known:
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_paths_of_a_machine(page: Path) -> None:
+    assert not re.search(r"(?<![\w.])/(home|work|tmp|root|Users)/", page.read_text(encoding="utf-8"))
+
+
+def test_every_page_is_on_the_map() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [p.name for p in DOCS.glob("*.md") if f"docs/{p.name}" not in readme] == []
+
+
+def test_architecture_names_what_exists() -> None:
+    """The pass list, the modules at the root and the files of each room that the contract names."""
+    from ingot.passes.pipeline import standard
+
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    listed = re.search(r"### Passes, in order\n(.*?)\. Inference", text, re.S)
+    assert listed is not None
+    assert re.findall(r"`([\w-]+)`", listed[1]) == [p.name for p in standard()]
+    for path in [*ROOT.glob("[a-z]*.py"), *(ROOT / "codegen").glob("[a-z]*.py"), *(ROOT / "codegen/lower").glob("[a-z]*.py"),
+                 *(ROOT / "runtime").glob("[a-z]*.py")]:  # fmt: skip
+        if not path.stem.startswith("onnx_rules"):
+            assert f"`{path.name}`" in text, f"docs/architecture.md does not say what {path.relative_to(ROOT)} is"
+
+
+def test_environment_variables_are_documented() -> None:
+    used = set()
+    for path in [*ROOT.glob("*.py"), *(p for f in ("codegen", "runtime", "frontend", "passes", "ir") for p in (ROOT / f).rglob("*.py"))]:
+        used |= set(re.findall(r"\bINGOT_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
+    text = (DOCS / "debugging.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(used) if f"`{name}" not in text] == []
