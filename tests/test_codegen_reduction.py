@@ -89,7 +89,7 @@ def check(graph: Graph, node: Node, target: Target, depth: int, seed: int, env: 
 
     arrays = [normal(seed + k, *(evaluate(e, env or {}) for e in v.shape)) for k, v in enumerate(node.inputs)]
     lowered = table.lower(node, target)
-    for share in ({}, lowered.inplace):
+    for share in ([{}, lowered.inplace] if lowered.inplace else [{}]):
         out = run_kernel(lowered, dict(zip(node.inputs, arrays, strict=True)), env=env, seed=seed, share=share)
         for o, want in zip(node.outputs, interpret(graph, arrays, float64=True), strict=True):
             compare(out[o], want, float32, depth, f"{lowered.schedule} on {target.name}, seed {seed}")
@@ -124,7 +124,7 @@ def statistics(g, x, w):
 @pytest.mark.parametrize("channels", [32, 24, 3])
 def test_batch_statistics(channels: int, target: Target) -> None:
     shape = (4, channels, 5, 6)
-    for seed, (a, b) in enumerate([(DENSE, DENSE), (BLOCKED, HALO), (HALO, BLOCKED), (BLOCKED, DENSE)]):
+    for seed, (a, b) in enumerate([(DENSE, DENSE), (BLOCKED, HALO), (HALO, BLOCKED)]):
         types = [TensorType(float32, shape, a), TensorType(float32, (1, channels, 1, 1))]
         graph, node = fused(statistics, *types, layouts=(b,))
         check(graph, node, target, 120, seed)
