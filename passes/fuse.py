@@ -120,12 +120,10 @@ def escaping(group: list[Node], outputs: set[Value]) -> list[Value]:
     return [o for node in group for o in node.outputs if o in outputs or any(u not in members for u in o.users)]
 
 
-def outline(graph: Graph, group: list[Node], kind: str, outputs: set[Value]) -> Node:
-    """Replace ``group`` (in graph order) by one ``fused`` node at the end of the graph; returns it.
-
-    One-element constants are copied into the region, so that kernels see them as immediates.
-    ``outputs`` is the graph's output set and is kept up to date.
-    """
+def _region(
+    graph: Graph, group: list[Node], kind: str, outputs: set[Value]
+) -> tuple[Graph, list[Value], list[Value]]:
+    """(copy of the group as a region, its operands, the group's results) in the order of the fused node."""
     results = escaping(group, outputs)
     members = set(group)
     region = Graph(kind)
@@ -153,6 +151,28 @@ def outline(graph: Graph, group: list[Node], kind: str, outputs: set[Value]) -> 
         mapping.update(zip(node.outputs, new.outputs, strict=True))
     for r in results:
         region.add_output(mapping[r])
+    return region, operands, results
+
+
+def trial(graph: Graph, group: list[Node], kind: str, outputs: set[Value]) -> Node:
+    """The fused node that ``group`` would become, in a graph of its own, to ask the kernel library about."""
+    region, operands, results = _region(graph, group, kind, outputs)
+    alone = Graph(graph.name)
+    alone.symbols = dict(graph.symbols)
+    inputs = [alone.add_input(v.type, v.name) for v in operands]
+    node = alone.create("fused", inputs, {"kind": kind}, [r.type for r in results], regions=[region])
+    for out in node.outputs:
+        alone.add_output(out)
+    return node
+
+
+def outline(graph: Graph, group: list[Node], kind: str, outputs: set[Value]) -> Node:
+    """Replace ``group`` (in graph order) by one ``fused`` node at the end of the graph; returns it.
+
+    One-element constants are copied into the region, so that kernels see them as immediates.
+    ``outputs`` is the graph's output set and is kept up to date.
+    """
+    region, operands, results = _region(graph, group, kind, outputs)
     fused = graph.create(
         "fused",
         operands,

@@ -16,7 +16,7 @@ from ..ir.dims import bounds, product
 from ..ir.graph import Graph, Node
 from ..ir.registry import Fusion
 from ..ir.types import Shape, TensorType
-from .fuse import Fuser, Joins
+from .fuse import Fuser, Joins, trial
 from .manager import Pass, PassContext
 
 _REDUCES = {"sum", "prod", "amax", "amin", "any", "all", "mean"}
@@ -37,6 +37,7 @@ class FuseReduction(Pass):
         for seed in fuser.nodes:
             if seed not in fuser.taken and seed.op in _REDUCES:
                 group = fuser.grow(seed, _reduction_space(seed, fuser), limit, backward=True)
+                group = _lowerable(graph, group, seed, fuser, ctx)
                 if len(group) > 1:
                     ctx.fired(" + ".join(n.op for n in group), seed)
                     fuser.commit(group, "reduction")
@@ -66,6 +67,16 @@ class FuseElementwise(Pass):
 def reduced_shape(shape: Shape, axes: tuple[int, ...]) -> Shape:
     """``shape`` with ``axes`` kept as extent 1."""
     return tuple(1 if i in axes else e for i, e in enumerate(shape))
+
+
+def _lowerable(graph: Graph, group: list[Node], seed: Node, fuser: Fuser, ctx: PassContext) -> list[Node]:
+    """``group`` without the last nodes that keep it from having a kernel (results in layouts that pad reduced axes)."""
+    while len(group) > 1 and ctx.kernels is not None:
+        reason = ctx.kernels.supports(trial(graph, group, "reduction", fuser.outputs))
+        if reason is None and fuser.find_place(set(group)) is not None:
+            break
+        group = [n for n in group if n is not (group[-1] if group[-1] is not seed else group[0])]
+    return group
 
 
 def _placement(type_: TensorType) -> tuple[object, object]:
