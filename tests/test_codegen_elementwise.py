@@ -52,7 +52,8 @@ def test_weight_packing_zeroes_the_padding(target: Target) -> None:
 
 @targets
 def test_concat_into_blocks_and_halos(target: Target) -> None:
-    for seed, (channels, layout) in enumerate(zip(((16, 8), (16, 32, 5), (10, 8), (4, 3), (5, 9)), LAYOUTS, strict=True)):
+    sizes = ((16, 8), (16, 32, 5), (10, 8), (4, 3), (5, 9))
+    for seed, (channels, layout) in enumerate(zip(sizes, LAYOUTS, strict=True)):
         parts = tuple(normal(seed + c, 2, c, 4, 6) for c in channels)
         case = Case("concat", f"{channels} {layout}", parts, {"axis": 1})
         check_case(case, target, seed=seed, layouts=(*(DENSE for _ in parts), layout))
