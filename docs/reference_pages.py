@@ -33,13 +33,13 @@ from op_sampling import Case  # noqa: E402
 
 TARGET = target_named("x86-64-avx2")
 FAMILIES = (
-    ("Elementwise", "elementwise", "Operands have one dtype (`where`: the condition is bool) and broadcast as in NumPy."),
+    ("Elementwise", "elementwise", "Operands have one dtype (`where`: the condition is bool) and broadcast."),
     ("Index", "indexing", "They move elements and compute nothing (`scatter_add` adds)."),
     ("Reduction", "reduction", "`axes` are reduced; `keepdims` leaves extents of 1 behind."),
     ("Contraction", "contraction", "Sums of products; an elementwise chain behind one runs in its kernel."),
     ("Pooling", "pooling", "Windows over the axes behind batch and channels."),
     ("Normalisation", "normalisation", "Composite: each has an equivalent in simpler operators."),
-    ("Generated", "random", "Values that have no tensor operands. Random numbers are counter-based: they do not depend on threads."),
+    ("Generated", "random", "No tensor operands. Random numbers are counter-based: they do not depend on threads."),
     ("Structure", "structure", "Made by passes, not by users."),
 )  # fmt: skip
 
@@ -197,8 +197,8 @@ def operators_page() -> str:
         ]
         for op in grouped[key]:
             takes = dtype_set(_MAKERS[op.name][1]) if op.name in _MAKERS else "any"
-            cells = [f"`{op.name}`", op.doc, attributes(op), takes, example(op), gradient(op), native(op), onnx_rule(op)]
-            rows.append("| " + " | ".join(map(cell, cells)) + " |")
+            cells = [f"`{op.name}`", op.doc, attributes(op), takes, example(op), gradient(op), native(op)]
+            rows.append("| " + " | ".join(map(cell, [*cells, onnx_rule(op)])) + " |")
         out.append("\n".join(rows))
     return "\n\n".join(out) + "\n"
 
@@ -256,7 +256,8 @@ CASES: dict[str, tuple[str, str]] = {
         "from ingot.driver import Options, optimise, trace_inference\nimport ingot as torch\n"
         "from ingot.passes.manager import Pass, PassManager, PassContext\n\n\nclass Broken(Pass):\n"
         "    name = 'broken'\n\n    def run(self, graph, ctx):\n        raise IndexError('no such operand')\n\n\n"
-        "graph = trace_inference(lambda x: x + 1, [torch.ones(3)]).graph\nPassManager([Broken()]).run(graph, PassContext())",
+        "graph = trace_inference(lambda x: x + 1, [torch.ones(3)]).graph\n"
+        "PassManager([Broken()]).run(graph, PassContext())",
         "An internal error. Report it with the reproducer file; it holds the graph and no large weights. "
         "`disable=[\"name\"]` leaves the pass out if it is an optional one. See [debugging.md](debugging.md).",
     ),

@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
 # Pages whose Python blocks are one program, run from top to bottom.
-PROGRAMS = ["README.md", "docs/getting-started.md", "docs/debugging.md", "docs/adding-an-operator.md", "docs/adding-a-pass.md"]
+PROGRAMS = [
+    "README.md", "docs/getting-started.md", "docs/debugging.md", "docs/adding-an-operator.md", "docs/adding-a-pass.md",
+]  # fmt: skip
 COMMANDS = ["README.md", "docs/getting-started.md"]
 
 
@@ -79,16 +81,35 @@ def test_python_blocks_run(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", COMMANDS)
-def test_commands_run(page: str, tmp_path: Path) -> None:
-    for name, text in file_blocks(page).items():
+def test_commands_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ``ingot`` commands, in this process; ``python -c`` lines between them in one of their own."""
+    from ingot.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INGOT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    files = file_blocks(page)
+    for name, text in files.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
     lines = [line for line in lines if line.startswith(("ingot ", "python -c"))]
     assert len(lines) > 5
-    for line in lines:
-        command = shlex.split(line)
-        start = [sys.executable, "-m", "ingot.cli"] if command[0] == "ingot" else [sys.executable]
-        assert run(start + command[1:], tmp_path, tmp_path / "cache") or command[0] == "python" or "-o" in command
+    try:
+        for line in lines:
+            command = shlex.split(line)
+            if command[0] == "python":
+                run([sys.executable, *command[1:]], tmp_path, tmp_path / "cache")
+                continue
+            with pytest.raises(SystemExit) as stopped:
+                main(command[1:])
+            captured = capsys.readouterr()
+            assert stopped.value.code == 0, f"{line}\n{captured.out}\n{captured.err}"
+            assert captured.out or "-o" in command, line
+    finally:
+        for name in files:
+            sys.modules.pop(Path(name).stem, None)
 
 
 def anchors(text: str) -> set[str]:
@@ -132,15 +153,16 @@ def test_architecture_names_what_exists() -> None:
     listed = re.search(r"### Passes, in order\n(.*?)\. Inference", text, re.S)
     assert listed is not None
     assert re.findall(r"`([\w-]+)`", listed[1]) == [p.name for p in standard()]
-    for path in [*ROOT.glob("[a-z]*.py"), *(ROOT / "codegen").glob("[a-z]*.py"), *(ROOT / "codegen/lower").glob("[a-z]*.py"),
-                 *(ROOT / "runtime").glob("[a-z]*.py")]:  # fmt: skip
+    folders = (ROOT, ROOT / "codegen", ROOT / "codegen/lower", ROOT / "runtime")
+    for path in (p for folder in folders for p in folder.glob("[a-z]*.py")):
         if not path.stem.startswith("onnx_rules"):
             assert f"`{path.name}`" in text, f"docs/architecture.md does not say what {path.relative_to(ROOT)} is"
 
 
 def test_environment_variables_are_documented() -> None:
     used = set()
-    for path in [*ROOT.glob("*.py"), *(p for f in ("codegen", "runtime", "frontend", "passes", "ir") for p in (ROOT / f).rglob("*.py"))]:
+    rooms = ("codegen", "runtime", "frontend", "passes", "ir")
+    for path in [*ROOT.glob("*.py"), *(p for room in rooms for p in (ROOT / room).rglob("*.py"))]:
         used |= set(re.findall(r"\bINGOT_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
     text = (DOCS / "debugging.md").read_text(encoding="utf-8")
     assert [name for name in sorted(used) if f"`{name}" not in text] == []
