@@ -106,13 +106,10 @@ class CompiledModule:
         Allocates nothing. InputError if ``out`` does not have the results' structure, shapes and dtypes, is
         not contiguous and writable, or overlaps an input.
         """
-        if self._single and is_data(out):
-            outs = [out]
-        else:
-            outs, spec = flatten(out, is_data)
-            if not same_structure(spec, self._out_spec):
-                raise InputError(f"run_into: out has the structure {describe(spec)}; the results are "
-                                 f"{describe(self._out_spec)}")  # fmt: skip
+        outs = leaves_like(self._out_spec, out)
+        if outs is None:
+            given = describe(flatten(out, is_data)[1])
+            raise InputError(f"run_into: out has the structure {given}; the results are {describe(self._out_spec)}")
         leaves = args if len(args) == self._plain and not kwargs else self._leaves(args, kwargs)
         names = self.program.inputs
         arrays = [x if type(x) is np.ndarray else array_of(x, names[i].name) for i, x in enumerate(leaves)]
@@ -127,10 +124,11 @@ class CompiledModule:
         if len(args) != count:
             raise InputError(f"{self.program.name!r} takes {count} positional inputs, got {len(args)}; its tensors are "
                              f"({expected})")  # fmt: skip
-        leaves, spec = flatten((tuple(args), {key: kwargs[key] for key in wanted.keys}), is_data)
-        if not same_structure(spec, self._in_spec):
-            raise InputError(f"inputs have the structure {describe(spec)}; compiled for {describe(self._in_spec)} with "
-                             f"the tensors ({expected})")  # fmt: skip
+        leaves = leaves_like(self._in_spec, (args, kwargs))
+        if leaves is None:
+            given = describe(flatten((args, kwargs), is_data)[1])
+            raise InputError(f"inputs have the structure {given}; compiled for {describe(self._in_spec)} with the "
+                             f"tensors ({expected})")  # fmt: skip
         return leaves
 
     def save(self, path: str | Path) -> None:
@@ -174,6 +172,31 @@ def same_structure(a: Spec, b: Spec) -> bool:
             return False
         stack.extend(zip(x.children, y.children, strict=True))
     return True
+
+
+def leaves_like(spec: Spec, given: Any) -> list[Any] | None:
+    """The leaves of ``given`` in the order of ``spec``, or None if it has another structure (dicts: other keys)."""
+    leaves: list[Any] = []
+    stack = [(spec, given)]
+    while stack:
+        s, x = stack.pop()
+        parts: Sequence[Any] = ()
+        if s.kind == "leaf":
+            leaves.append(x)
+            fits = is_data(x) or isinstance(x, np.generic)
+        elif s.kind == "const":
+            fits = type(x) is type(s.value) and bool(x == s.value)
+        elif s.kind == "dict":
+            fits = isinstance(x, dict) and x.keys() == set(s.keys)
+            parts = [x[key] for key in s.keys] if fits else ()
+        elif s.kind == "namedtuple":
+            fits, parts = isinstance(x, tuple) and getattr(x, "_fields", None) == s.keys, x
+        else:
+            fits, parts = type(x) is (list if s.kind == "list" else tuple) and len(x) == len(s.children), x
+        if not fits:
+            return None
+        stack.extend(reversed(list(zip(s.children, parts, strict=True))))
+    return leaves
 
 
 def describe(spec: Spec) -> str:

@@ -88,8 +88,13 @@ def test_nested_structures_in_and_out() -> None:
     assert isinstance(out["pair"], Pair)
     close(out["pair"].first, c - a)
     np.testing.assert_array_equal(out["pair"].second, d)
+    turned = exe({"rest": [b], "a": a}, Pair(c, d), 2.5)  # the order of a dict means nothing
+    np.testing.assert_array_equal(turned["list"][0], out["list"][0])
+    for batch in ({"a": a, "rest": (b,)}, {"a": a}, {"a": a, "rest": [b], "more": a}, [a, b], {"a": 1.0, "rest": [b]}):
+        with pytest.raises(InputError, match="structure"):
+            exe(batch, Pair(c, d), 2.5)
     with pytest.raises(InputError, match="structure"):
-        exe({"a": a, "rest": (b,)}, Pair(c, d), 2.5)
+        exe({"a": a, "rest": [b]}, (c, d), 2.5)
     with pytest.raises(InputError, match="structure"):
         exe({"a": a, "rest": [b]}, Pair(c, d), 3.0)
 
@@ -141,7 +146,7 @@ def test_run_into_refuses_an_output_over_an_input() -> None:
     with pytest.raises(InputError, match="shares memory"):
         exe.run_into({"twice": same, "half": same}, rows(4))
     out = {"twice": np.zeros((4, 6), np.float32), "half": np.zeros((4, 6), np.float32)}
-    exe.run_into(out, rows(4))
+    exe.run_into({"half": out["half"], "twice": out["twice"]}, rows(4))
     np.testing.assert_array_equal(out["half"], rows(4) / 2)
 
 

@@ -238,3 +238,28 @@ def test_results_do_not_depend_on_threads() -> None:
         weights.append([p.detach().numpy().copy() for p in model.parameters()])
     for a, b in zip(*weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_live_module_is_trained_as_its_module() -> None:
+    model = mlp()
+    live = ingot.compile(model)
+    before = live(rows(4))
+    step = ingot.compile_step(live, nn.CrossEntropyLoss(), optim.SGD(live.parameters(), lr=0.5))
+    step(rows(4), targets(4))
+    after = live(rows(4))
+    assert step.model is model and not np.array_equal(before, after) and len(live.variants) == 1
+    close(after, model(ingot.from_numpy(rows(4))))
+
+
+def test_learning_rate_schedules_cost_no_compile() -> None:
+    model = mlp()
+    optimizer = optim.SGD(model.parameters(), lr=0.1)
+    step = ingot.compile_step(model, nn.CrossEntropyLoss(), optimizer)
+    weight = model[2].weight.detach()
+    moved = []
+    for lr in (0.1, 0.05, 0.0, 0.1):
+        optimizer.param_groups[0]["lr"] = lr
+        before = weight.numpy().copy()
+        step(rows(4), targets(4))
+        moved.append(float(np.abs(weight.numpy() - before).max()))
+    assert moved[2] == 0.0 and moved[0] > moved[1] > 0 and moved[3] > 0 and len(step.variants) == 1
