@@ -10,14 +10,16 @@ for depthwise convolutions), B as vectors along n.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..ir import dtypes
 from ..ir.dims import Extent
 from ..ir.dtypes import DType
 from .loopir import LoopBuilder, Val
-from .schedule import ContractionSchedule, Split, splits, tile_count
+from .schedule import ContractionSchedule, Split, splits, tile_count, upper
+
+BLOCK = 192  # terms that are added before the sum goes to a total
 
 
 @dataclass(frozen=True)
@@ -127,6 +129,7 @@ class Generator:
         self.epilogue, self.prepare = epilogue, prepare
         self.shared = shared  # the parallel loops count for several contractions: a chunk may lie behind our rows
         self.at: Mapping[str, Any] = {}
+        self._totals: tuple[int, int] | None = None
         self.lanes, self.nb = schedule.lanes, schedule.nb
         self.m_splits = (splits(spec.m[0].extent, schedule.tile[0]), splits(spec.m[1].extent, schedule.tile[1]))
 
@@ -259,14 +262,36 @@ class Generator:
         zero = b.const(compute(spec.dtype), 0, self.lanes)
         sums: list[Val] = [zero] * (len(rows) * nb)
         micro = _Tile(self, rows, nb, masks)
+        totals = self.totals(len(rows) * nb)
+        if totals is not None:
+            micro.clear(totals, zero)
         for segment in spec.segments:
             pa, pb = b.at(ptrs[0], self.extent(segment.a)), b.at(ptrs[1], self.extent(segment.b))
-            sums = (
-                micro.written_out(segment.axes, pa, pb, sums)
-                if spec.unroll_all
-                else micro.reduce(segment.axes, pa, pb, sums)
-            )
+            if totals is not None:
+                micro.reduce_in_blocks(segment.axes, pa, pb, totals, zero)
+            elif spec.unroll_all:
+                sums = micro.written_out(segment.axes, pa, pb, sums)
+            else:
+                sums = micro.reduce(segment.axes, pa, pb, sums)
+        if totals is not None:
+            sums = [b.load(totals, i * self.lanes, self.lanes) for i in range(len(sums))]
         self.finish(ptrs[2 : 2 + len(spec.outs)], ptrs[2 + len(spec.outs) :], rows, nb, masks, sums)
+
+    def totals(self, count: int) -> Val | None:
+        """Scratch for the ``count`` vectors of totals of a long float32 sum, None where one level of sums is enough.
+
+        The error of a sum grows with its length; adding blocks of some 200 terms first keeps it near that of
+        a short one, for three instructions per block and vector.
+        """
+        spec = self.spec
+        if spec.unroll_all or spec.vector_a or self.sum_type is not dtypes.float32:
+            return None
+        terms = sum(product_of(segment.axes) for segment in spec.segments)
+        if terms <= 2 * BLOCK:
+            return None
+        if self._totals is None or self._totals[1] < count:
+            self._totals = (self.b.reserve(dtypes.float32, count * self.lanes), count)
+        return self.b.scratch_at(dtypes.float32, self._totals[0])
 
     def row_offset(self, o: Operand, row: tuple[int, int]) -> Any:
         m0, m1 = self.spec.m
@@ -325,12 +350,66 @@ class Generator:
                         b.store(pointer, b.const(compute(pointer.dtype), 0, self.lanes), offset)
 
 
+def product_of(axes: Sequence[Axis]) -> int:
+    """Terms of a sum over ``axes`` (run-time extents at their upper bounds)."""
+    terms = 1
+    for axis in axes:
+        terms *= upper(axis.extent)
+    return terms
+
+
+def group_size(axis: Axis, below: int) -> int | None:
+    """How many steps of ``axis``, of ``below`` terms each, make a block of about BLOCK: a divisor of its extent."""
+    if axis.bounds is not None or not isinstance(axis.extent, int):
+        return None
+    sizes = [d for d in range(1, axis.extent + 1) if axis.extent % d == 0 and BLOCK // 4 <= d * below <= 4 * BLOCK]
+    even = [d for d in sizes if below > 1 or d % 16 == 0] or sizes
+    return min(even, key=lambda d: abs(d * below - BLOCK)) if even else None
+
+
 class _Tile:
     """The reduction of one register tile."""
 
     def __init__(self, g: Generator, rows: list[tuple[int, int]], nb: int, masks: list[Val | None]) -> None:
         self.g, self.b, self.rows, self.nb, self.masks = g, g.b, rows, nb, masks
         self.row_offsets = [g.row_offset(g.spec.a, row) for row in rows]
+
+    def clear(self, totals: Val, zero: Val) -> None:
+        for i in range(len(self.rows) * self.nb):
+            self.b.store(totals, zero, i * self.g.lanes)
+
+    def reduce_in_blocks(self, axes: tuple[Axis, ...], pa: Val, pb: Val, totals: Val, zero: Val) -> None:
+        """Like ``reduce``, but block by block: the sums of each block are added to ``totals`` in memory."""
+        g, b = self.g, self.b
+
+        def block(inner: tuple[Axis, ...], qa: Val, qb: Val) -> None:
+            sums = self.reduce(inner, qa, qb, [zero] * (len(self.rows) * self.nb))
+            for i, value in enumerate(sums):
+                at = i * g.lanes
+                b.store(totals, b.op("add", b.load(totals, at, g.lanes), value), at)
+
+        if not axes or product_of(axes) <= 2 * BLOCK:
+            block(axes, pa, pb)
+            return
+        axis, inner = axes[0], axes[1:]
+        sa, sb = g.extent(g.spec.a.stride(axis.name)), g.extent(g.spec.b.stride(axis.name))
+        below = product_of(inner)
+        group = 1 if below >= BLOCK // 2 else group_size(axis, below)
+        if group is None:  # too short a block, and the axis cannot be cut: one level less deep
+            block(axes, pa, pb)
+            return
+
+        def part(i: Any) -> None:
+            qa, qb = b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb))
+            if group > 1:
+                block((replace(axis, extent=group), *inner), qa, qb)
+            elif inner:
+                self.reduce_in_blocks(inner, qa, qb, totals, zero)
+            else:
+                block((), qa, qb)
+
+        low, high = (0, g.extent(axis.extent)) if axis.bounds is None else axis.bounds(b, g.extent, g.at)
+        b.loop(low, high, lambda i: part(i), step=group)
 
     def reduce(self, axes: tuple[Axis, ...], pa: Val, pb: Val, sums: list[Val]) -> list[Val]:
         g, b = self.g, self.b

@@ -121,9 +121,17 @@ class LoopBuilder:
         return v
 
     def scratch(self, dtype: DType, count: int) -> Val:
-        """Thread-private memory for ``count`` elements, 64-byte aligned."""
+        """Thread-private memory for ``count`` elements, 64-byte aligned; the pointer is defined here."""
+        return self.scratch_at(dtype, self.reserve(dtype, count))
+
+    def reserve(self, dtype: DType, count: int) -> int:
+        """Byte offset of scratch for ``count`` elements, to be pointed at with ``scratch_at`` wherever it is used."""
         offset = self.fn.scratch_bytes
         self.fn.scratch_bytes = offset + -(-count * dtype.itemsize // 64) * 64
+        return offset
+
+    def scratch_at(self, dtype: DType, offset: int) -> Val:
+        """Pointer to reserved scratch."""
         assert self.fn.scratch is not None
         return self._emit("address", (self.fn.scratch, offset), dtype, pointer=True, element_bytes=1)
 
