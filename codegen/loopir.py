@@ -369,7 +369,8 @@ def print_function(fn: LoopFunction) -> str:
     params = [f"{v} {n}: {v.type_text}" for v, n in zip(fn.buffers, fn.buffer_names, strict=True)]
     params += [f"{v}: extent" for v in fn.extents]
     lines = [
-        f"kernel {fn.name}({', '.join(params)}) for {fn.begin} .. {fn.end} scratch {fn.scratch} ({fn.scratch_bytes} bytes) {{"
+        f"kernel {fn.name}({', '.join(params)}) for {fn.begin} .. {fn.end} "
+        f"scratch {fn.scratch} ({fn.scratch_bytes} bytes) {{"
     ]
     lines += (f"{'  ' * (depth + 1)}{text}" for depth, text in _lines(fn.body))
     return "\n".join([*lines, "}"])
