@@ -6,6 +6,7 @@ the model; ``compile_step`` a whole training step; ``load_executable`` reads wha
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -69,7 +70,10 @@ class Options:
     @property
     def reproducer_dir(self) -> Path:
         """Where files that replay internal failures go."""
-        return Path(self.dump) if self.dump is not None else Path(tempfile.gettempdir()) / "ingot-failures"
+        if self.dump is not None:
+            return Path(self.dump)
+        user = os.getuid() if hasattr(os, "getuid") else ""  # the folder for temporary files may be everybody's
+        return Path(tempfile.gettempdir()) / f"ingot-failures-{user}"
 
     def resolve_target(self) -> Target:
         from .codegen.host import host_target, target_named
