@@ -181,23 +181,21 @@ def test_imports_are_lazy(tmp_path: Path) -> None:
     assert not modules_after("import ingot.cli", tmp_path) & {"numpy", "rich", "llvmlite", "ingot.driver"}
 
 
-@pytest.mark.bench
 def test_call_overhead() -> None:
-    """The wrapper adds little to the runtime's own call (best of 5 rounds, microseconds)."""
+    """What the wrapper adds to a call (best of many short rounds, with a runtime that does nothing)."""
     x = rows(1)
-    exe = ingot.compile(lambda x: x + 1, x, threads=1)
-    run = exe.executable.run
-    exe(x)
+    exe = ingot.compile(lambda x: x + 1, x)
 
-    def each(call: Any) -> float:
-        rounds = []
-        for _ in range(5):
-            start = time.perf_counter()
-            for _ in range(20000):
-                call()
-            rounds.append((time.perf_counter() - start) / 20000)
-        return min(rounds) * 1e6
+    class Nothing:
+        def run(self, inputs: Any) -> Any:
+            return [x]
 
-    whole, inner = each(lambda: exe(x)), each(lambda: run([x]))
-    print(f"call {whole:.2f} us, of which the runtime {inner:.2f} us")
-    assert whole - inner < 1.0
+    exe._executable = Nothing()  # type: ignore[assignment]
+    rounds = []
+    for _ in range(60):
+        start = time.perf_counter()
+        for _ in range(300):
+            exe(x)
+        rounds.append((time.perf_counter() - start) / 300)
+    print(f"wrapper {min(rounds) * 1e6:.2f} us")
+    assert min(rounds) < 2e-6  # 0.3 us on an idle machine
