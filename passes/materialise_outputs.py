@@ -2,6 +2,9 @@
 
 An output that is an input, a constant, a reshape of either, or the same memory as another output gets an
 ``identity`` copy; so does an in-place update that would overwrite its target before the last reader.
+
+Copies are made at the end, where every target has had its last reader. A graph input that is itself overwritten
+is saved at the very beginning instead (states that swap their values need that).
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ class MaterialiseOutputs(Pass):
 
     def run(self, graph: Graph, ctx: PassContext) -> int:
         index = {node: i for i, node in enumerate(graph)}
+        first = next(iter(graph), None)
         claimed: set[Value] = set()
+        overwritten = {graph.inputs[k] for k in graph.updates.values()}
         count = 0
         # In-place updates first: a second output of the same memory is then the one that gets the copy.
         for i in sorted(range(len(graph.outputs)), key=lambda k: (k not in graph.updates, k)):
@@ -30,19 +35,30 @@ class MaterialiseOutputs(Pass):
             if reason is None:
                 claimed.add(root)
                 continue
-            copy = graph.create(
-                "identity",
-                [value],
-                {},
-                [value.type],
-                names=[f"{value.name}.out"],
-                source=value.producer.source if value.producer is not None else UNKNOWN,
-            )
-            graph.outputs[i] = copy.output
-            claimed.add(copy.output)
-            ctx.fired(f"copy: {reason}", copy)
-            count += 1
+            if root in overwritten:
+                value = self._copy(graph, value, ctx, "the output is an input that is overwritten", root, first)
+                first = first or next(iter(graph))
+                count += 1
+            if root not in overwritten or i in graph.updates:
+                value = self._copy(graph, value, ctx, reason)
+                count += 1
+            graph.outputs[i] = value
+            claimed.add(value)
         return count
+
+    def _copy(
+        self, graph: Graph, value: Value, ctx: PassContext, reason: str, root: Value | None = None,
+        before: Node | None = None,
+    ) -> Value:
+        """A copy of ``value`` (a reshape of ``root``, if that is given) before a node or at the end."""
+        source = value.producer.source if value.producer is not None else UNKNOWN
+        name = f"{value.name}.out"
+        if root is not None and root is not value:
+            attrs = {"shape": value.shape}
+            value = graph.create("reshape", [root], attrs, [value.type], source=source, before=before).output
+        copy = graph.create("identity", [value], {}, [value.type], names=[name], source=source, before=before)
+        ctx.fired(f"copy: {reason}", copy)
+        return copy.output
 
     def _why_copy(
         self, graph: Graph, i: int, value: Value, root: Value, claimed: set[Value], index: dict[Node, int]
@@ -62,7 +78,7 @@ class MaterialiseOutputs(Pass):
                 if reader is producer:
                     if not reads_same_index(producer, target, root):
                         return "the producer reads its target at other positions"
-                elif index[reader] > index[producer]:
+                elif index.get(reader, -1) > index[producer]:  # saved copies are new and come first
                     return f"{reader.op} reads the old value later"
         return None
 
