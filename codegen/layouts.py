@@ -119,7 +119,7 @@ def _conv_transpose(node: Node, target: Target) -> list[LayoutChoice]:
     count = prod(len(p) for p in parts)
     taps = prod(shape[2:]) / prod(node.attrs["stride"])
     choices = []
-    if lanes > 1 and count <= MOST_PHASES and all(len(p) == 1 for p in parts[:-2]):
+    if lanes > 1 and 0 < count <= MOST_PHASES and all(len(p) == 1 for p in parts[:-2]):
         frame = tuple(transpose_halo(e, p) for e, p in zip(x.shape[2:], parts, strict=True))
         halo = _frame(x.type.rank, frame)
         given, out = Layout(blocks=((1, lanes),), halo=halo), Layout(blocks=((1, lanes),))
