@@ -18,9 +18,11 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "tests"))  # sample operands of every operator: op_cases.py
 
 import numpy as np  # noqa: E402
+from ingot.codegen.assemble import AssembleError  # noqa: E402
 from ingot.codegen.host import target_named  # noqa: E402
 from ingot.codegen.library import NativeKernels  # noqa: E402
 from ingot.codegen.lower.table import LOWERINGS, NOT_LOWERED  # noqa: E402
+from ingot.codegen.objfile import LinkError  # noqa: E402
 from ingot.codegen.onnx_emit import RULES  # noqa: E402
 from ingot.codegen.onnx_export import DECOMPOSED, NOT_EXPORTED  # noqa: E402
 from ingot.ir import dtypes, errors, ops  # noqa: E402, F401  (ops fills the registry)
@@ -28,6 +30,7 @@ from ingot.ir.builder import GraphBuilder  # noqa: E402
 from ingot.ir.graph import Graph, Node  # noqa: E402
 from ingot.ir.registry import OPS, OpDef  # noqa: E402
 from ingot.ir.types import TensorType  # noqa: E402
+from ingot.runtime.code import CodeError  # noqa: E402
 from op_cases import _MAKERS, cases  # noqa: E402
 from op_sampling import Case  # noqa: E402
 
@@ -272,6 +275,9 @@ CASES: dict[str, tuple[str, str]] = {
 }
 
 
+OTHER_ERRORS = (CodeError, AssembleError, LinkError)
+
+
 def raised_by(code: str) -> BaseException:
     """What ``code`` raises when run as a file called example.py."""
     try:
@@ -308,6 +314,8 @@ def errors_page(run: Callable[[str], BaseException] = raised_by) -> str:
             assert type(error) is c, f"{c.__name__}: the example raises {type(error).__name__}: {error}"
             text += f"\n```python\n{code}\n```\n\n```text\n{textwrap.dedent(str(error)).strip()}\n```\n"
         out.append(f"{text}\n**What to do.** {fix}")
+    rest = "\n".join(f"- `{c.__module__}.{c.__name__}`: {' '.join((c.__doc__ or '').split())}" for c in OTHER_ERRORS)
+    out.append(f"## Further subclasses\n\nRaised by one room only; `except IngotError` catches them.\n\n{rest}")
     return "\n\n".join(out) + "\n"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
+import pkgutil
 import re
 import shlex
 import subprocess
@@ -157,6 +159,23 @@ def test_architecture_names_what_exists() -> None:
     for path in (p for folder in folders for p in folder.glob("[a-z]*.py")):
         if not path.stem.startswith("onnx_rules"):
             assert f"`{path.name}`" in text, f"docs/architecture.md does not say what {path.relative_to(ROOT)} is"
+
+
+def test_every_error_class_is_documented() -> None:
+    import ingot
+    from ingot.ir.errors import IngotError
+
+    for info in pkgutil.walk_packages(ingot.__path__, "ingot."):
+        if info.name.split(".")[1] in ("ir", "frontend", "passes", "codegen", "runtime"):
+            importlib.import_module(info.name)
+    text = (DOCS / "errors.md").read_text(encoding="utf-8")
+    found, stack = [], [IngotError]
+    while stack:
+        cls = stack.pop()
+        found.append(cls)
+        # Tests define subclasses of their own.
+        stack += [c for c in cls.__subclasses__() if c.__module__.startswith("ingot.")]
+    assert [c.__name__ for c in found if c.__name__ not in text] == []
 
 
 def test_environment_variables_are_documented() -> None:
