@@ -26,12 +26,13 @@ from .ir.dtypes import DType
 from .ir.graph import Graph, Node, Value
 from .ir.layout import Layout
 from .ir.parser import parse_extent
-from .ir.plan import BufferRef, KernelImage, MemoryReport, Port, Program, Step
+from .ir.plan import ARENA_ALIGNMENT, BufferRef, KernelImage, MemoryReport, Port, Program, Step
 from .ir.target import Target
 from .passes.materialise_outputs import memory_root
 from .passes.memory_plan import Lifetime, plan
 from .passes.schedule_updates import is_alias
 from .runtime.cache import KernelCache, digest
+from .runtime.memory import allocate
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,7 @@ class _Builder:
             self.refs[v] = BufferRef("input", i)
         for i, v in enumerate(graph.outputs):
             self.refs[memory_root(v)] = BufferRef("output", i)  # a reshape of what a kernel wrote is that memory
+        constants: list[Value] = []
         start: dict[Value, int] = {}
         end: dict[Value, int] = {}
         for i, (node, record) in enumerate(zip(self.nodes, records, strict=True)):
@@ -272,11 +274,12 @@ class _Builder:
             for k in record.operands:
                 root = memory_root(everything[k])
                 if root.is_constant and root not in self.refs:
-                    self.refs[root] = BufferRef("constant", len(program.constants))
-                    program.constants.append(pack(root.constant, root.type.layout))
-                    program.constant_names.append(root.name)
+                    self.refs[root] = BufferRef("constant", len(constants))
+                    constants.append(root)
                 start.setdefault(root, i)
                 end[root] = i
+        program.constants = _packed(constants)
+        program.constant_names = [v.name for v in constants]
         arena = [v for v in start if v not in self.refs and is_bounded(v.type.nbytes)]
         for v in start:
             if v not in self.refs and not is_bounded(v.type.nbytes):
@@ -305,6 +308,18 @@ class _Builder:
                     members.append(out)
                     group[out] = members
         return [m for key, m in group.items() if m[0] is key]
+
+
+def _packed(constants: list[Value]) -> list[np.ndarray]:
+    """The constants in their layouts, one behind the other in a block that starts on a huge page."""
+    sizes = [-(-bounds(v.type.nbytes)[1] // ARENA_ALIGNMENT) * ARENA_ALIGNMENT for v in constants]
+    block = allocate(sum(sizes), ARENA_ALIGNMENT)
+    arrays, at = [], 0
+    for v, size in zip(constants, sizes, strict=True):
+        place = block[at : at + bounds(v.type.nbytes)[1]].view(v.dtype.numpy)
+        arrays.append(pack(v.constant, v.type.layout, place))
+        at += size
+    return arrays
 
 
 def _label(node: Node) -> str:

@@ -9,8 +9,11 @@ import numpy as np
 from ..ir.layout import Layout
 
 
-def pack(array: np.ndarray, layout: Layout) -> np.ndarray:
-    """``array`` (logical shape) as the C-contiguous physical array of ``layout``; halo and block padding are zero."""
+def pack(array: np.ndarray, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
+    """``array`` (logical shape) as the C-contiguous physical array of ``layout``; halo and block padding are zero.
+
+    ``out``: where to write it, a flat array of the right dtype and size.
+    """
     array = np.asarray(array)
     rank = array.ndim
     widths = [list(h) for h in layout.halo] if layout.halo else [[0, 0] for _ in range(rank)]
@@ -33,7 +36,12 @@ def pack(array: np.ndarray, layout: Layout) -> np.ndarray:
             shape.append(extent)
     order = layout.order or tuple(range(rank))
     axes = [where[a] for a in order] + [inner[a] for a, _ in layout.blocks]
-    return np.ascontiguousarray(array.reshape(shape).transpose(axes))
+    ordered = array.reshape(shape).transpose(axes)
+    if out is None:
+        return np.ascontiguousarray(ordered)
+    physical = out.reshape(ordered.shape)
+    np.copyto(physical, ordered)
+    return physical
 
 
 def unpack(array: np.ndarray, layout: Layout, shape: Sequence[int]) -> np.ndarray:
