@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import ingot
 import numpy as np
 import onnx
 import pytest
+from ingot import nn
 from ingot.ir.dtypes import float32, tolerance
 from networks import LARGE, SMALL, example, oracle, relative_error, runnable_targets, seeded
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in LARGE]
+
+def names(quick: Iterable[str], slow: Iterable[str]) -> list[Any]:
+    return [*quick, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)]
+
+
 # Where onnxruntime is not installed, or happens to be exact to the last bit: a few roundings of the result.
 FLOOR = 4 * float32.eps
 WITHOUT_ORT = 16 * float32.eps
@@ -35,7 +41,7 @@ def onnxruntime_session(model: Any, x: np.ndarray, path: Path) -> Any:
     return ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("name", [*SMALL, *SLOW])
+@pytest.mark.parametrize("name", names(SMALL, LARGE))
 def test_as_near_to_the_oracle_as_onnxruntime(name: str, tmp_path: Path) -> None:
     model, x, wanted = case(name, 1 if name in LARGE else 2)
     ours = relative_error(ingot.compile(model, x)(x), wanted)
@@ -46,7 +52,7 @@ def test_as_near_to_the_oracle_as_onnxruntime(name: str, tmp_path: Path) -> None
     assert ours <= max(2 * theirs, FLOOR), f"{name}: relative error {ours:.2e}, onnxruntime's is {theirs:.2e}"
 
 
-@pytest.mark.parametrize("name", [*SMALL, *SLOW])
+@pytest.mark.parametrize("name", names(SMALL, LARGE))
 def test_onnxruntime_gives_the_same_at_two_batch_sizes(name: str, tmp_path: Path) -> None:
     model, x, _ = case(name, 1 if name in LARGE else 2)
     session = onnxruntime_session(model, x, tmp_path / "model.onnx")
@@ -60,7 +66,7 @@ def test_onnxruntime_gives_the_same_at_two_batch_sizes(name: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("target", runnable_targets())
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", names(["mlp", "lenet", "mobilenet_thin", "encoder_small"], ["resnet20", "unet_small"]))
 def test_every_target_of_this_cpu(name: str, target: str) -> None:
     model, x, wanted = case(name)
     exe = ingot.compile(model, x, target=target)
@@ -69,21 +75,48 @@ def test_every_target_of_this_cpu(name: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_threads_do_not_change_a_bit(name: str) -> None:
+def test_calls_and_threads_do_not_change_a_bit(name: str) -> None:
     model, x, _ = case(name)
-    one, two = (ingot.compile(model, x, threads=n)(x) for n in (1, 2))
-    assert np.array_equal(one, two), f"{name}: {np.count_nonzero(one != two)} of {one.size} elements differ"
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_runs_repeat_to_the_bit(name: str) -> None:
-    model, x, _ = case(name)
-    exe = ingot.compile(model, x)
+    exe = ingot.compile(model, x, threads=1)
     first = exe(x)
-    assert all(np.array_equal(first, exe(x)) for _ in range(3))
+    exe(-x)  # leaves other values in the arena
+    assert np.array_equal(first, exe(x)), f"{name}: a call depends on the one before"
+    two = ingot.compile(model, x, threads=2)(x)
+    assert np.array_equal(first, two), f"{name}: {np.count_nonzero(first != two)} of {two.size} elements differ"
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet20", "encoder_small", "unet_small", "mobilenet_thin"])
+def test_operands_that_are_one_repeated_number() -> None:
+    """Such a constant has no memory of its own, in elementwise and reduction kernels alike."""
+
+    class Affine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale, self.shift = nn.Parameter(ingot.full((48,), 0.3)), nn.Parameter(ingot.full((48,), 0.7))
+            self.norm = nn.LayerNorm(48)
+
+        def forward(self, x: Any) -> Any:
+            return ingot.relu(x * self.scale + self.shift), self.norm(x) * self.scale + self.shift
+
+    model, x = Affine(), np.random.default_rng(0).standard_normal((2, 21, 48)).astype(np.float32)
+    rtol, atol = tolerance(float32, depth=48)
+    for found, wanted in zip(ingot.compile(model, x)(x), model(ingot.from_numpy(x)), strict=True):
+        np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=rtol, atol=atol)
+
+
+def test_outputs_that_are_views() -> None:
+    """A reshape of a result shares its memory; a reshape of an input is copied."""
+
+    class Views(nn.Module):
+        def forward(self, x: Any) -> Any:
+            y = ingot.relu(x)
+            return y.view(-1), y, x.view(6), (x + 1).view(3, 2)
+
+    x = np.arange(-3, 3, dtype=np.float32).reshape(2, 3)
+    for found, wanted in zip(ingot.compile(Views(), x)(x), Views()(ingot.from_numpy(x)), strict=True):
+        assert np.array_equal(found, wanted.numpy())
+
+
+@pytest.mark.parametrize("name", names(["lenet", "resnet20", "encoder_small"], ["unet_small", "mobilenet_thin"]))
 def test_one_compile_for_every_batch(name: str) -> None:
     """A declared batch runs at both ends of its range and between, and gives what a compile for that batch gives."""
     model = seeded(name)

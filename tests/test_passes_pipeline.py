@@ -54,14 +54,15 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("batch", [1, Dim("N", 1, 64)], ids=["batch 1", "dynamic"])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n == "vgg16" else ()) for n in ALL])
 def test_fusion(name: str, batch: int | Dim) -> None:
     graph = optimised(name, batch)
     found = groups(graph)
     assert contractions(graph) == EXPECTED[name]
     if name.startswith("encoder"):
         layers = EXPECTED[name]["matmul"]
-        assert found["mean+sub+mul+mean+add+rsqrt+mul"] == 2 * layers + 1  # layer norms (their weights are still 1 and 0)
+        # Layer norms, whose weights are still 1 and biases 0.
+        assert found["mean+sub+mul+mean+add+rsqrt+mul"] == 2 * layers + 1
         assert found["amax+sub+exp+sum+div"] == layers  # softmax
     for left in ("batch_norm", "add", "relu", "mul", "sub", "clamp", "gelu", "sqrt", "rsqrt"):
         assert not found[left], f"{found[left]} {left} left alone: {found}"
@@ -78,7 +79,7 @@ def test_optimised_graphs_mean_the_same(name: str) -> None:
         assert relative_error(actual, value) <= 8 * float32.eps
 
 
-@pytest.mark.parametrize("name", ["resnet20", "mobilenet_thin"])
+@pytest.mark.parametrize("name", [pytest.param("resnet20", marks=pytest.mark.slow), "mobilenet_thin"])
 def test_switches(name: str) -> None:
     """Each optional pass can be left out alone; the result stays the same and the pass's work is undone."""
     without = groups(optimised(name, disable=["fold-batch-norm"]))

@@ -14,7 +14,7 @@ from networks import models
 NETWORKS = {
     "mlp": (lambda: nn.Sequential(nn.Linear(7, 9), nn.Tanh(), nn.Linear(9, 4)), (5, 7), 4),
     "lenet": (models.LeNet5, (3, 1, 28, 28), 10),
-    "resnet": (lambda: models.CifarResNet(1), (4, 3, 16, 16), 10),
+    "resnet": (lambda: models.CifarResNet(1), (4, 3, 12, 12), 10),
     "encoder": (
         lambda: nn.Sequential(models.Encoder(layers=1, width=12, heads=2), nn.Flatten(), nn.Linear(60, 4)),
         (3, 5, 12),
