@@ -27,6 +27,7 @@ class _RootIsNotATestPackage:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files in tests/golden/")
     parser.addoption("--seed", type=int, default=None, help="seed of the `seed` fixture (default: a new one per test)")
+    parser.addoption("--fuzz-seeds", type=int, default=200, help="how many networks the slow fuzz test makes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
