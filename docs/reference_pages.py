@@ -28,7 +28,7 @@ from ingot.codegen.onnx_export import DECOMPOSED, NOT_EXPORTED  # noqa: E402
 from ingot.ir import dtypes, errors, ops  # noqa: E402, F401  (ops fills the registry)
 from ingot.ir.builder import GraphBuilder  # noqa: E402
 from ingot.ir.graph import Graph, Node  # noqa: E402
-from ingot.ir.registry import OPS, OpDef  # noqa: E402
+from ingot.ir.registry import OPS, Fusion, OpDef  # noqa: E402
 from ingot.ir.types import TensorType  # noqa: E402
 from ingot.runtime.code import CodeError  # noqa: E402
 from op_cases import _MAKERS, cases  # noqa: E402
@@ -80,13 +80,20 @@ def sample(op: OpDef, dtype: dtypes.DType) -> Case | None:
     found = cases(op.name, 0, [dtype])
     plain = [c for c in found if all(len(a.shape) >= 1 and min(a.shape) > 1 for a in c.inputs)]
     several = [c for c in plain if any(a.ndim >= 2 for a in c.inputs)] or plain or found
-    # Where the operator can change the shape, show that.
+    if op.fusion is Fusion.ELEMENTWISE:
+        return min(several, key=lambda c: sum(a.size for a in c.inputs))
+    # Where the operator can change the shape, show that, on matrices if possible.
     telling = [
         c for c in found
         if c.inputs and all(a.size and a.ndim for a in c.inputs) and result_shape(op, c) != c.inputs[0].shape
         and 0 not in result_shape(op, c)
     ]  # fmt: skip
-    return min(telling or several, key=lambda c: sum(a.size for a in c.inputs))
+
+    def oddness(c: Case) -> tuple[bool, bool, int]:
+        shapes = [a.shape for a in c.inputs]
+        return any(1 in s for s in shapes), max(map(len, shapes), default=0) < 2, sum(a.size for a in c.inputs)
+
+    return min(telling or several, key=oddness)
 
 
 def result_shape(op: OpDef, case: Case) -> tuple:

@@ -1,4 +1,4 @@
-"""Every error a user can get from Ingot; the class docstring is the documentation of that error.
+"""The errors that users meet; the class docstring is the documentation of that error (docs/errors.md).
 
 All derive from ``IngotError``. Those that PyTorch would raise as a builtin also derive from that
 builtin, so ``except RuntimeError`` in a user's program keeps working.
