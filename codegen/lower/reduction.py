@@ -22,7 +22,7 @@ from ...ir.target import Target
 from ..loopir import LoopBuilder, Val
 from . import arithmetic
 from .accumulate import ARGS, REDUCES, Accumulator, ArgAccumulator, accumulator, reduced_axes
-from .affine import Blocked, footprint, strides
+from .affine import Blocked, Leaf, footprint, strides
 from .common import Extents, RegionEvaluator, is_evaluable
 from .elementwise import inplace_operands, store_lanes
 from .kernel import LoweredKernel
@@ -203,18 +203,20 @@ def _plan(group: ReductionGroup, target: Target) -> tuple[Plan, list]:
     leaves = [leaf for leaf in reads.leaves if leaf.value not in produced]
     # Epilogues on the reduced results read at kept positions only.
     kept_values = [r.inner for r in group.reduced]
-    more = footprint_of_kept(group, kept_values, produced)
+    more = footprint_of_kept(group, kept_values, produced, pinned)
     pinned |= reads.pinned
     accesses = []
     for leaf in leaves:
         stored = view.stored.get(leaf.value, leaf.value)
         accesses.append(strides(stored.type, leaf.rows, pinned))
+    epilogues = [strides(view.stored.get(leaf.value, leaf.value).type, leaf.rows, pinned) for leaf in more]
+    epilogues += [strides(r.outer.type, _kept_rows(group, r.inner), pinned) for r in group.reduced]
     identity = [{a: 1} for a in range(rank)]
     writes = [strides(r.outer.type, identity, pinned) for r in group.full]
     halo_axes = {a for r in group.full for a, h in enumerate(r.outer.type.layout.halo) if h != (0, 0)}
     pinned |= halo_axes
     classes = [int(a in group.axes) for a in range(rank)]
-    groups = merge_axes(group.space, [*accesses, *writes], pinned, classes)
+    groups = merge_axes(group.space, [*accesses, *writes, *epilogues], pinned, classes)
     kept = [g for g in groups if g.axis not in group.axes]
     reduced = [g for g in groups if g.axis in group.axes]
     if not reduced:
@@ -235,7 +237,7 @@ def _plan(group: ReductionGroup, target: Target) -> tuple[Plan, list]:
     padded = [g for g in kept if any(isinstance(s.get(g.axis), Blocked) for s in writes)]
     if padded:
         vector = padded[-1]
-    for s in [*accesses, *writes]:
+    for s in [*accesses, *writes, *epilogues]:
         stride = s.get(vector.axis)
         lanes = min(lanes, stride.size) if isinstance(stride, Blocked) else lanes
     expensive = reads.expensive
@@ -266,16 +268,37 @@ def _plan(group: ReductionGroup, target: Target) -> tuple[Plan, list]:
     return plan, leaves + more
 
 
-def footprint_of_kept(group: ReductionGroup, values: list[Value], produced: set[Value]) -> list:
-    """Operands that only the reduced results need."""
+def _kept_rows(group: ReductionGroup, value: Value) -> list[dict[int, Extent]]:
+    """Where a value of reduced shape is read: for each of its axes the axis of the space, none for reduced ones."""
+    axes = range(len(group.space))
+    if value.shape == group.kept_shape:
+        return [{} if a in group.axes else {a: 1} for a in axes]
+    return [{a: 1} for a in axes if a not in group.axes]
+
+
+def footprint_of_kept(
+    group: ReductionGroup, values: list[Value], produced: set[Value], pinned: set[int]
+) -> list[Leaf]:
+    """Operands that only the reduced results need; their rows are in axes of the whole space."""
     out = []
     for v in values:
-        if v not in produced:
-            found = footprint([v], v.type.rank, lambda x: x in produced or group.view.stops(x), group.view.immediates)
-            out += [leaf for leaf in found.leaves if leaf.value not in produced]
-    for leaf in out:
-        leaf.exact = False
+        if v in produced:
+            continue
+        axes = [next(iter(row), None) for row in _kept_rows(group, v)]
+        found = footprint([v], v.type.rank, lambda x: x in produced or group.view.stops(x), group.view.immediates)
+        pinned |= {a for a in (axes[k] for k in found.pinned) if a is not None}
+        for leaf in found.leaves:
+            if leaf.value not in produced:
+                leaf.rows = [_renamed(row, axes) for row in leaf.rows]
+                leaf.exact = False
+                out.append(leaf)
     return out
+
+
+def _renamed(row: dict | frozenset, axes: list[int | None]) -> dict | frozenset:
+    if isinstance(row, frozenset):
+        return frozenset(a for a in (axes[k] for k in row) if a is not None)
+    return {a: c for a, c in ((axes[k], c) for k, c in row.items()) if a is not None}
 
 
 def _cached(group: ReductionGroup, plan: Plan, target: Target) -> dict[Value, int]:
