@@ -80,6 +80,14 @@ def _int_sub_self(b: GraphBuilder, node: Node) -> Value | None:
     return b.full(node.output.shape, 0, node.output.dtype)
 
 
+@RULES.add("product over nothing = 0", "matmul conv conv_transpose conv_weight_grad", "exact")
+def _empty_product(b: GraphBuilder, node: Node) -> Value | None:
+    # A padded convolution of an empty plane still has pixels: all of them see nothing but padding.
+    if all(v.type.elements != 0 for v in node.inputs):
+        return None
+    return b.full(node.output.shape, 0, node.output.dtype)
+
+
 # -- signs ------------------------------------------------------------------------------------------
 @RULES.add("-(-x) = x", "neg", "exact")
 def _double_neg(b: GraphBuilder, node: Node) -> Value | None:

@@ -735,7 +735,7 @@ def make_network(seed: int, kind: str | None = None) -> Network:
     if kind == "updates":
         for _ in range(n.int(1, 3)):
             n.input(n.choice([e.shape for e in n.pool if e.value.type.is_static] or [(3,)]), dtype, "buffer")
-    grow(n, KINDS[family], n.int(2, 9))
+    grow(n, KINDS[family], n.int(2, 10) if n.chance(0.9) else n.int(12, 20))
     if kind == "updates":
         _add_updates(n)
     _add_outputs(n)
@@ -746,7 +746,10 @@ def _add_outputs(n: Builder) -> None:
     made = [e for e in n.pool if e.value.producer is not None]
     if made:
         n.graph.add_output(made[-1].value)
-    for _ in range(n.choice([0, 1, 1, 2, 3])):
+    for e in made[:-1]:  # most of what nobody reads
+        if not e.value.users and n.chance(0.7):
+            n.graph.add_output(e.value)
+    for _ in range(n.choice([0, 0, 1, 1, 2])):
         how = n.rng.random()
         if how < 0.7:
             n.graph.add_output(n.pick().value)

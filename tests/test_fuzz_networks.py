@@ -71,6 +71,20 @@ output_padding = (0, 0)} : float32[2, 8, 1, 1]
 output_padding = (0, 0)} : float32[2, 198, 5, 0]
           return %y as "y"
         }""",
+    "operand that only the epilogue of a reduction reads": """
+        graph g(%x: float32[N, 16, 2, 2] input) dims(N in 1..7) {
+          %m = mean(%x) {axes = (3), keepdims = true} : float32[N, 16, 2, 1]
+          %w = constant() {value = @float32.1x1x2x1.w} : float32[1, 1, 2, 1]
+          %c = constant() {value = @bool.1x16x2x1.c} : bool[1, 16, 2, 1]
+          %y = where(%c, %w, %m) : float32[N, 16, 2, 1]
+          return %y as "y"
+        }""",
+    "padded convolution of an empty plane": """
+        graph g(%x: float32[1, 1, 0] input) {
+          %w = constant() {value = @float32.16x1x2.w} : float32[16, 1, 2]
+          %y = conv(%x, %w) {stride = (3), padding = ((1, 2)), dilation = (1), groups = 1} : float32[1, 16, 1]
+          return %y as "y"
+        }""",
     "states that swap": """
         graph g(%a: float32[5] state, %b: float32[5] state) {
           return %b as "a" updates %a, %a as "b" updates %b, %a as "old"
