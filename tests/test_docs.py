@@ -25,6 +25,12 @@ PROGRAMS = [
 COMMANDS = ["README.md", "docs/getting-started.md"]
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One kernel cache for all documents."""
+    return tmp_path_factory.mktemp("kernels")
+
+
 def script(name: str) -> types.ModuleType:
     """A script of docs/ as a module."""
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
@@ -74,23 +80,23 @@ def test_reference_pages_are_current(
 
 
 @pytest.mark.parametrize("page", PROGRAMS)
-def test_python_blocks_run(page: str, tmp_path: Path) -> None:
+def test_python_blocks_run(page: str, tmp_path: Path, cache: Path) -> None:
     """In a process of its own: one page registers an operator."""
     program = "\n".join(b for b in blocks(page, "python") if not b.startswith("# file: "))
     assert program
     (tmp_path / "blocks.py").write_text(program, encoding="utf-8")
-    run([sys.executable, "blocks.py"], tmp_path, tmp_path / "cache")
+    run([sys.executable, "blocks.py"], tmp_path, cache)
 
 
 @pytest.mark.parametrize("page", COMMANDS)
 def test_commands_run(
-    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    page: str, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The ``ingot`` commands, in this process; ``python -c`` lines between them in one of their own."""
     from ingot.cli import main
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("INGOT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("INGOT_CACHE_DIR", str(cache))
     monkeypatch.setattr(sys, "path", list(sys.path))
     files = file_blocks(page)
     for name, text in files.items():
@@ -102,7 +108,7 @@ def test_commands_run(
         for line in lines:
             command = shlex.split(line)
             if command[0] == "python":
-                run([sys.executable, *command[1:]], tmp_path, tmp_path / "cache")
+                run([sys.executable, *command[1:]], tmp_path, cache)
                 continue
             with pytest.raises(SystemExit) as stopped:
                 main(command[1:])
