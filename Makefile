@@ -7,10 +7,11 @@ TYPED := -m ingot -m ingot._aliases -m ingot.driver -m ingot.export -p ingot.ir 
          -m ingot.codegen.onnx_export
 BIN := $(VENV)/bin
 
-.PHONY: help demo test parity lint types bench clean
+.PHONY: help demo test slow parity lint types bench clean
 help:
 	@echo "make demo    train, compile, run and export a small network on real digits"
 	@echo "make test    the test suite        (PYTEST_ARGS=... is passed on)"
+	@echo "make slow    the long tests (large networks, many random ones), which make test leaves out"
 	@echo "make parity  the comparisons with PyTorch; installs torch"
 	@echo "make lint    ruff;  make types    mypy"
 	@echo "make bench   the benchmark table beside onnxruntime"
@@ -35,7 +36,10 @@ demo: $(VENV)/.run
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 -m "not slow" $(PYTEST_ARGS)
+
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 -m slow $(PYTEST_ARGS)
 
 parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -n 2 -m parity $(PYTEST_ARGS)
