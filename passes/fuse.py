@@ -16,7 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..ir import registry
 from ..ir.graph import Graph, Node, Value
+from ..ir.registry import Fusion
 from ..ir.source import Source
 
 # How many candidate users one growth may look at; bounds the cost on graphs with huge fan-out.
@@ -134,7 +136,7 @@ def _region(
         for v in node.inputs:
             if v in mapping or v.producer in members:
                 continue
-            if v.is_constant and np.size(v.constant) == 1:
+            if v.is_constant and np.size(v.constant) == 1 and registry.get(node.op).fusion is not Fusion.CONTRACTION:
                 mapping[v] = region.constant(v.constant, v.name)
             else:
                 mapping[v] = region.add_input(v.type, v.name)
@@ -169,7 +171,8 @@ def trial(graph: Graph, group: list[Node], kind: str, outputs: set[Value]) -> No
 def outline(graph: Graph, group: list[Node], kind: str, outputs: set[Value]) -> Node:
     """Replace ``group`` (in graph order) by one ``fused`` node at the end of the graph; returns it.
 
-    One-element constants are copied into the region, so that kernels see them as immediates.
+    One-element constants are copied into the region, so that kernels see them as immediates (but the operands of a
+    contraction stay in memory).
     ``outputs`` is the graph's output set and is kept up to date.
     """
     region, operands, results = _region(graph, group, kind, outputs)

@@ -48,9 +48,15 @@ def _groups(n: Builder, c: int) -> int:
     return c if n.chance(0.4) else n.choice([g for g in range(1, c + 1) if c % g == 0])
 
 
+def _fixed_channels(x: Entry) -> int:
+    if not isinstance(x.shape[1], int):
+        raise Skip("symbolic channels")
+    return x.shape[1]
+
+
 def conv(n: Builder) -> Entry:
     x = n.floating(3, 5)
-    c = x.shape[1]
+    c = _fixed_channels(x)
     attrs = _windows(n, x)
     kernel = attrs.pop("kernel")
     groups = _groups(n, c)
@@ -64,7 +70,7 @@ def conv(n: Builder) -> Entry:
 
 def conv_transpose(n: Builder) -> Entry:
     x = n.floating(3, 5)
-    c = x.shape[1]
+    c = _fixed_channels(x)
     attrs = _windows(n, x, 3)
     kernel = attrs.pop("kernel")
     groups = _groups(n, c)
@@ -84,8 +90,8 @@ def weight_grad(n: Builder) -> Entry:
     kernel = attrs.pop("kernel")
     if n.dim is not None:
         raise Skip("static only")
-    groups = _groups(n, x.shape[1])
-    w = n.weight((groups * n.choice([1, 2, 5]), x.shape[1] // groups, *kernel), x.dtype, 0.3)
+    groups = _groups(n, _fixed_channels(x))
+    w = n.weight((groups * n.choice([1, 2, 5]), _fixed_channels(x) // groups, *kernel), x.dtype, 0.3)
     y = n.emit("conv", x, w, groups=groups, **attrs)
     return n.emit("conv_weight_grad", x, n.emit("tanh", y), kernel=kernel, groups=groups, **attrs)
 
@@ -213,6 +219,15 @@ def unary(n: Builder) -> Entry:
 def positive(n: Builder) -> Entry:
     x = n.floating()
     return n.emit(n.choice(POSITIVE), n.emit("add", n.emit("abs", x), 0.5))
+
+
+def pole(n: Builder) -> Entry:
+    """Operators that give infinities at zero, which is what block padding holds."""
+    x = n.floating()
+    if n.dim is not None or (x.array.size and float(np.min(np.abs(x.array))) < 0.05):
+        raise Skip("too near to the pole")
+    op = n.choice(["reciprocal", "log", "rsqrt"])
+    return n.emit(op, x if op == "reciprocal" else n.emit("abs", x))
 
 
 def stepwise(n: Builder) -> Entry:
@@ -467,14 +482,14 @@ Step = Callable[[Builder], Entry]
 SHAPING: list[Step] = [reshape, permute, expand, cut, channel_slices, pad, flip, concat]
 KINDS: dict[str, list[Step]] = {
     "image": [conv] * 7 + [conv_transpose, max_pool, max_pool, avg_pool, batch_norm, bn_conv, bn_conv, unary, binary,
-              binary, reduce, channel_slices, channel_slices, concat, concat, pad, flip, cut, softmax, permute,
+              binary, pole, reduce, channel_slices, channel_slices, concat, concat, pad, flip, cut, softmax, permute,
               reshape],
     "rows": [matmul] * 6 + [softmax, layer_norm, unary, binary, binary, reduce, variance, where, *SHAPING, indexed],
     "shapes": [*SHAPING, *SHAPING, unary, binary, binary, where, reduce, matmul, conv, indexed, iota, cast],
     "dtypes": [cast, cast, cast, compare, compare, where, where, logical, logical, stepwise, modulo, binary, binary,
                unary, reduce, argument, argument, indexed, *SHAPING],
     "pools": [max_pool, max_pool, avg_pool, avg_pool, conv, unary, binary, reduce, argument, *SHAPING],
-    "norms": [softmax, layer_norm, batch_norm, variance, reduce, reduce, argument, unary, positive, binary, matmul,
+    "norms": [pole, softmax, layer_norm, batch_norm, variance, reduce, reduce, argument, unary, positive, binary, matmul,
               *SHAPING],
     "all": [conv, conv, conv_transpose, weight_grad, matmul, matmul, max_pool, avg_pool, batch_norm, bn_conv, softmax,
             layer_norm, unary, positive, stepwise, binary, binary, modulo, logical, compare, where, cast, reduce,

@@ -85,6 +85,13 @@ output_padding = (0, 0)} : float32[2, 198, 5, 0]
           %y = conv(%x, %w) {stride = (3), padding = ((1, 2)), dilation = (1), groups = 1} : float32[1, 16, 1]
           return %y as "y"
         }""",
+    "weight of one element": """
+        graph g(%x: float32[1, 1] input, %z: float32[1, 1] input) {
+          %w = constant() {value = @float32.1x1.w} : float32[1, 1]
+          %y = matmul(%x, %w) {transpose_a = false, transpose_b = false} : float32[1, 1]
+          %s = sub(%y, %z) : float32[1, 1]
+          return %s as "s"
+        }""",
     "states that swap": """
         graph g(%a: float32[5] state, %b: float32[5] state) {
           return %b as "a" updates %a, %a as "b" updates %b, %a as "old"
