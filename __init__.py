@@ -66,7 +66,7 @@ def __getattr__(name: str) -> _Any:
     else:
         frontend = _import_module(".frontend", __name__)
         if name not in getattr(frontend, "__all__", ()):
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            raise _import_module(".frontend.absent", __name__).absent(__name__, name, __dir__())
         value = getattr(frontend, name)
     globals()[name] = value
     return value

@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -300,6 +300,16 @@ def input_names(model: Any) -> list[str]:
     return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
 
 
+def make_options(**settings: Any) -> Options:
+    """Options from keywords; TypeError naming the known ones for any other."""
+    known = {f.name for f in fields(Options)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        accepted = ", ".join(["kwargs", "dynamic", *sorted(known)])
+        raise TypeError(f"unknown option {', '.join(unknown)}; compile takes {accepted}")
+    return Options(**settings)
+
+
 # -- what users call ----------------------------------------------------------------------------------
 def compile(
     model: Any,
@@ -331,7 +341,7 @@ def compile(
         UnsupportedError: something cannot be traced or compiled; everything is listed.
         DataDependentError: ``forward`` branches on data or on a dynamic size.
     """
-    settings = Options(threads=threads, precision=precision, target=target, **options)
+    settings = make_options(threads=threads, precision=precision, target=target, **options)
     if not examples and not kwargs:
         if dynamic is not None:
             raise ValueError("dynamic needs examples; a live module compiles per input signature")
@@ -362,7 +372,7 @@ def compile_step(
     """
     from .training import TrainingStep
 
-    settings = Options(threads=threads, precision=precision, target=target, **options)
+    settings = make_options(threads=threads, precision=precision, target=target, **options)
     return TrainingStep(model, loss_fn, optimizer, settings, build)
 
 

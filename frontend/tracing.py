@@ -339,8 +339,8 @@ def trace(
             if isinstance(leaf, SymInt):
                 raise UnsupportedError(f"the result {label} is the symbolic size {leaf}; return tensors instead")
             tracer.graph.add_output(tracer.value_of(leaf), label)
-    except IngotError as error:
-        tracer.raise_unsupported(error)
+    except (IngotError, AttributeError) as error:
+        tracer.raise_unsupported(error)  # an absent name ends the trace, but not what was noted before it
         raise
     finally:
         _active.tracer = None

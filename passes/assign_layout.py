@@ -65,6 +65,7 @@ class _Assigner:
         self._dense_outputs()
         self._give_halos()
         self.graph.prune()
+        self._keep_names()
         return self.rewrites
 
     # -- step 1 and 2 -------------------------------------------------------------------------------
@@ -196,6 +197,12 @@ class _Assigner:
             self._set(v, layout)
             if v.producer is not None and v.producer.op == "layout_cast":
                 v.producer.attrs["layout"] = layout
+
+    def _keep_names(self) -> None:
+        """A constant in a new layout takes the name of the one it replaced, so that dumps name the weight."""
+        for (v, _, _), cast in self.casts.items():
+            if v.is_constant and v.producer._graph is None:  # type: ignore[union-attr]
+                cast.name, v.name = v.name, cast.name
 
     def _dense_outputs(self) -> None:
         for i, v in enumerate(self.graph.outputs):

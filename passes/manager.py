@@ -201,7 +201,7 @@ class PassManager:
         check_modified: bool = False,
         on_pass: Callable[[str, int, int], None] | None = None,
     ) -> None:
-        known = [name for p in passes for name in p.names()]
+        known = list(dict.fromkeys(name for p in passes for name in p.names()))
         unknown = sorted(set(disabled) - set(known))
         if unknown:
             raise IngotError(f"cannot switch off unknown pass {', '.join(unknown)}; the passes are: {', '.join(known)}")

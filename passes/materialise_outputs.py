@@ -78,7 +78,8 @@ class MaterialiseOutputs(Pass):
                 if reader is producer:
                     if not reads_same_index(producer, target, root):
                         return "the producer reads its target at other positions"
-                elif not is_alias(reader) and index.get(reader, -1) > index[producer]:  # saved copies are new and come first
+                # Copies that were saved before are new: not in the index, and run first.
+                elif not is_alias(reader) and index.get(reader, -1) > index[producer]:
                     return f"{reader.op} reads the old value later"
         return None
 

@@ -88,3 +88,9 @@ __all__ = [
     "functional",
     "init",
 ]
+
+
+def __getattr__(name: str) -> object:
+    from ..absent import absent
+
+    raise absent("ingot.nn", name, __all__)
