@@ -102,7 +102,7 @@ class _Assigner:
             self._set(out, layout)
         for i, v in enumerate(node.inputs):
             full = v.shape == node.outputs[0].shape and registry.get(node.op).fusion is Fusion.ELEMENTWISE
-            if full or (v.is_constant and _is_channel_vector(v)):
+            if full or (v.is_constant and v.type.rank == node.outputs[0].type.rank and _is_channel_vector(v)):
                 self._want(node, i, Layout(blocks=layout.blocks))
 
     def _followed_layout(self, node: Node) -> Layout | None:

@@ -71,7 +71,8 @@ class Builder:
         self.pool: list[Entry] = []
         self.weights: dict[tuple[Any, ...], Entry] = {}
         self.makers: list[Callable[[dict[str, int]], np.ndarray]] = []
-        self.dim = Dim("N", 1, int(rng.choice([4, 7, 16])) if rng.random() < 0.8 else None) if dynamic else None
+        top = int(rng.choice([4, 7, 16])) if rng.random() < 0.8 else None
+        self.dim = Dim("N", int(rng.random() < 0.8), top) if dynamic else None
         self.env = {"N": 2} if dynamic else {}
         self.parameters: list[Entry] = []
 

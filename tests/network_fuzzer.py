@@ -183,7 +183,7 @@ def _finish(n: Builder, seed: int, kind: str) -> Network:
     sizes: list[dict[str, int]] = [{}]
     if n.dim is not None:
         top = n.dim.max or 9
-        sizes = [{"N": k} for k in (2, top, 1, 3) if k <= top]
+        sizes = [{"N": k} for k in (2, top, 1, 0, 3) if n.dim.min <= k <= top]
     return Network(seed, kind, n.graph, make(n.env), sizes, make)  # type: ignore[arg-type]
 
 

@@ -85,6 +85,15 @@ output_padding = (0, 0)} : float32[2, 198, 5, 0]
           %y = conv(%x, %w) {stride = (3), padding = ((1, 2)), dilation = (1), groups = 1} : float32[1, 16, 1]
           return %y as "y"
         }""",
+    "constant along another axis than the channels": """
+        graph g(%x: float32[1, 24, 2, 19] input) {
+          %w = constant() {value = @float32.27x24x1x1.w} : float32[27, 24, 1, 1]
+          %y = conv(%x, %w) {stride = (1, 1), padding = ((0, 0), (1, 0)), dilation = (1, 1), groups = 1} : \
+float32[1, 27, 2, 20]
+          %d = constant() {value = @float32.1x2x1.d} : float32[1, 2, 1]
+          %z = div(%y, %d) : float32[1, 27, 2, 20]
+          return %z as "z"
+        }""",
     "weight of one element": """
         graph g(%x: float32[1, 1] input, %z: float32[1, 1] input) {
           %w = constant() {value = @float32.1x1.w} : float32[1, 1]
