@@ -134,7 +134,7 @@ def raw_kernel(
 ) -> None:
     """Call the kernel once per range on the given buffers, with guarded scratch."""
     code = Code(function)
-    args = np.array([b.address for b in buffers] + list(extents) + [0], np.uint64)
+    args = np.array([b.address for b in buffers] + list(extents) + [0], np.int64)  # extents may be negative
     scratch = Guarded(max(function.scratch_bytes, 64))
     for begin, end in ranges:
         code.call(args.ctypes.data, begin, end, scratch.address)
