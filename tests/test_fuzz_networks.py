@@ -98,6 +98,12 @@ float32[1, 27, 2, 20]
           %z = div(%y, %d) : float32[1, 27, 2, 20]
           return %z as "z"
         }""",
+    "softmax along an empty axis": """
+        graph g(%x: float32[0, 33] input) {
+          %y = softmax(%x) {axis = 0} : float32[0, 33]
+          %z = sum(%y) {axes = (0), keepdims = false} : float32[33]
+          return %z as "z"
+        }""",
     "weight of one element": """
         graph g(%x: float32[1, 1] input, %z: float32[1, 1] input) {
           %w = constant() {value = @float32.1x1.w} : float32[1, 1]
