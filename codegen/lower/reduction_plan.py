@@ -168,7 +168,8 @@ def make_plan(group: ReductionGroup, target: Target) -> tuple[Plan, list]:
     masked = has_masks(target)
     if vector in kept:
         kept.remove(vector)
-        if isinstance(vector.extent, int):
+        # The padding of a last block is written too; only masks keep it from reading beyond dense operands.
+        if isinstance(vector.extent, int) and not padded:
             while lanes > 1 and (lanes // 2 >= vector.extent or (not masked and lanes > vector.extent)):
                 lanes //= 2
         vectors = unroll
