@@ -285,7 +285,8 @@ def _atom_bounds(atom: Atom) -> tuple[int, int]:
     dlo, dhi = bounds(atom.den)
     if isinstance(atom, Mod):
         return 0, max(0, dhi - 1)
-    return (max(0, nlo) // max(dhi, 1), nhi // max(dlo, 1))
+    dlo, dhi = max(dlo, 1), max(dhi, 1)
+    return min(nlo // dlo, nlo // dhi), max(nhi // dlo, nhi // dhi)
 
 
 def is_bounded(x: Extent) -> bool:
