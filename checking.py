@@ -27,6 +27,7 @@ from .ir.layout import DENSE
 from .ir.registry import Fusion
 from .kernel_failure import ReportingCompiler
 from .passes.manager import PassContext, PassManager
+from .passes.materialise_outputs import memory_root
 from .passes.pipeline import standard
 from .passes.schedule_updates import is_alias
 from .program import build_program
@@ -142,6 +143,8 @@ def _passes(
 def _tap(graph: Graph) -> tuple[Graph, list[Value]]:
     """A copy of ``graph`` with every computed value among the outputs, and the original values in that order."""
     copy, mapping = graph.clone()
+    # A result that is only another shape of a computed value is that value's memory, which can be one output only.
+    claimed = {memory_root(o) for o in copy.outputs}
     values = []
     for node in graph:
         if node.op == "constant" or is_alias(node):
@@ -152,7 +155,7 @@ def _tap(graph: Graph) -> tuple[Graph, list[Value]]:
             new = mapping[out]
             if not new.type.layout.is_dense:
                 new = copy.create("layout_cast", [new], {"layout": DENSE}, [new.type.with_layout(DENSE)]).output
-            elif graph.is_output(out):
+            elif new in claimed:
                 new = copy.create("identity", [new], {}, [new.type]).output
             copy.add_output(new, f"tap.{out.name}")
             values.append(out)

@@ -46,6 +46,11 @@ def test_dynamic_float64_integer_and_several_results() -> None:
     check_graph(graph_of(model, rows(4)), [rows(4)], Options())
 
 
+def test_a_result_that_is_a_reshape_of_a_kernels_result() -> None:
+    check_graph(graph_of(lambda x: x.exp().reshape(-1), rows(4)), [rows(4)], Options())
+    check_graph(graph_of(lambda x: (y := x.exp(), y.reshape(-1), y.tanh()), rows(4)), [rows(4)], Options())
+
+
 def test_cancellation_in_a_fused_kernel_is_no_fault() -> None:
     def model(x: Any) -> Any:
         return (x + 1000.0) - 1000.0 - x
