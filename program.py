@@ -25,6 +25,7 @@ from .ir.dims import Dim, Extent, bounds, is_bounded
 from .ir.dtypes import DType
 from .ir.graph import Graph, Node, Value
 from .ir.layout import Layout
+from .ir.ops.common import is_nonnegative
 from .ir.parser import parse_extent
 from .ir.plan import ARENA_ALIGNMENT, BufferRef, KernelImage, MemoryReport, Port, Program, Step
 from .ir.target import Target
@@ -94,7 +95,7 @@ class KernelCompiler:
 
     def compile(self, node: Node, dims: Mapping[str, Dim], outputs: set[Value]) -> KernelRecord:
         """The kernel of ``node``; UnsupportedError if there is none."""
-        key = self._digest(signature(node, outputs))
+        key = self._digest(signature(node, outputs) + _ranges(node))
         record = self.records.get(key)
         if record is None:
             record = self._from_cache(key, dims) or self._build(key, node)
@@ -177,6 +178,12 @@ def signature(node: Node, outputs: set[Value]) -> str:
     return "\n".join([*lines, used])
 
 
+def _ranges(node: Node) -> str:
+    """The ranges of the Dims that a node's types mention: scratch sizes and loop forms depend on them."""
+    dims = set().union(*(v.type.symbols() for v in [*node.inputs, *node.outputs]))
+    return "".join(f"\n{d.name} in {d.min}..{d.max}" for d in sorted(dims, key=lambda d: d.name))
+
+
 def _define(v: Value, numbers: dict[Value, int]) -> str:
     numbers[v] = len(numbers)
     # Lowering writes a small constant of equal elements into the code.
@@ -234,6 +241,7 @@ class _Builder:
             Port(name, v.type, "output", updated.get(i, -1))
             for i, (v, name) in enumerate(zip(graph.outputs, graph.output_names, strict=True))
         ]
+        program.extents = _unproven_extents(graph)
         records = []
         for i, node in enumerate(self.nodes):
             if progress is not None:
@@ -298,9 +306,12 @@ class _Builder:
         group: dict[Value, list[Value]] = {}
         for i, (node, record) in enumerate(zip(self.nodes, records, strict=True)):
             overwritten: set[Value] = set()
+            roots = [memory_root(v) for v in node.inputs]
             for result, operand in record.inplace.items():
-                out, source = node.outputs[result], memory_root(node.inputs[operand])
-                usable = out in arena and source in arena and out not in group and source not in overwritten
+                out, source = node.outputs[result], roots[operand]
+                # Another operand may be a reshape of the same memory, read at other positions.
+                alone = roots.count(source) == 1 and source not in overwritten
+                usable = alone and out in arena and source in arena and out not in group
                 last_use = usable and not any(end[m] > i for m in group.get(source, [source]))
                 if last_use and bounds(out.type.nbytes)[1] == bounds(source.type.nbytes)[1]:
                     overwritten.add(source)
@@ -308,6 +319,20 @@ class _Builder:
                     members.append(out)
                     group[out] = members
         return [m for key, m in group.items() if m[0] is key]
+
+
+def _unproven_extents(graph: Graph) -> list[tuple[Extent, str]]:
+    """Extents that have to be checked per call to be at least 0, each with the first value that has it."""
+    found: dict[Extent, str | None] = {}
+    graphs = [graph]
+    while graphs:
+        inside = graphs.pop()
+        graphs += [region for node in inside for region in node.regions]
+        for v in inside.values():
+            for e in v.shape:
+                if e not in found:
+                    found[e] = None if is_nonnegative(e) else f"%{v.name}"
+    return [(e, owner) for e, owner in found.items() if owner is not None]
 
 
 def _packed(constants: list[Value]) -> list[np.ndarray]:

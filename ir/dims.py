@@ -267,12 +267,22 @@ def bounds(x: Extent) -> tuple[int, int]:
         return int(x), int(x)
     lo = hi = 0
     for mono, coef in x.terms:
-        mlo = mhi = 1
+        interval = (coef, coef)
         for atom, power in mono:
-            alo, ahi = _atom_bounds(atom)
-            mlo, mhi = mlo * alo**power, min(mhi * ahi**power, _UNBOUNDED)
-        lo, hi = lo + min(coef * mlo, coef * mhi), hi + max(coef * mlo, coef * mhi)
+            for _ in range(power):
+                interval = _times(interval, _atom_bounds(atom))
+        lo, hi = _clamp(lo + interval[0]), _clamp(hi + interval[1])
     return lo, hi
+
+
+def _times(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    corners = [x * y for x in a for y in b]
+    return _clamp(min(corners)), _clamp(max(corners))
+
+
+def _clamp(x: int) -> int:
+    """Infinity stays infinity whatever is done to it."""
+    return max(-_UNBOUNDED, min(x, _UNBOUNDED))
 
 
 def _atom_bounds(atom: Atom) -> tuple[int, int]:
@@ -285,8 +295,12 @@ def _atom_bounds(atom: Atom) -> tuple[int, int]:
     dlo, dhi = bounds(atom.den)
     if isinstance(atom, Mod):
         return 0, max(0, dhi - 1)
-    dlo, dhi = max(dlo, 1), max(dhi, 1)
-    return min(nlo // dlo, nlo // dhi), max(nhi // dlo, nhi // dhi)
+    corners = [_quotient(n, d) for n in (nlo, nhi) for d in (max(dlo, 1), max(dhi, 1))]
+    return min(corners), max(corners)
+
+
+def _quotient(n: int, d: int) -> int:
+    return n if abs(n) >= _UNBOUNDED else n // d
 
 
 def is_bounded(x: Extent) -> bool:
@@ -309,6 +323,11 @@ def symbols(x: Extent | Iterable[Extent]) -> frozenset[Dim]:
         elif isinstance(item, Max):
             stack += [item.a, item.b]
     return frozenset(found)
+
+
+def assignment(x: Extent, env: Mapping[str, int]) -> str:
+    """The symbols of ``x`` with their values, for messages: ``H = 1, W = 7``."""
+    return ", ".join(f"{name} = {env[name]}" for name in sorted(d.name for d in symbols(x)))
 
 
 def product(extents: Iterable[Extent]) -> Extent:

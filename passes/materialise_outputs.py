@@ -92,19 +92,23 @@ def memory_root(value: Value) -> Value:
 
 
 def reads_same_index(node: Node, operand: Value, result: Value) -> bool:
-    """Whether ``node`` reads ``operand`` only at the index at which it writes ``result``.
+    """Whether ``node`` reads ``operand``'s memory only at the index at which it writes ``result``.
 
-    True for elementwise nodes and for elementwise readers inside fused groups (epilogues of contractions too).
+    True for elementwise nodes, and for fused groups (epilogues of contractions too) in which everything that
+    depends on the operand is elementwise over its shape.
     """
-    if operand not in node.inputs or operand.type != result.type:
+    roots = [memory_root(v) for v in node.inputs]
+    if operand not in node.inputs or operand.type != result.type or roots.count(operand) != 1:
         return False
     if node.op != "fused":
         return registry.get(node.op).fusion is registry.Fusion.ELEMENTWISE
     if node.attrs["kind"] == "reduction":
         return False
-    inner = [r for v, r in zip(node.inputs, node.regions[0].inputs, strict=True) if v is operand]
-    return all(
-        registry.get(user.op).fusion is registry.Fusion.ELEMENTWISE and user.output.shape == operand.shape
-        for v in inner
-        for user in v.users
-    )
+    dependent = {r for v, r in zip(node.inputs, node.regions[0].inputs, strict=True) if v is operand}
+    for inner in node.regions[0]:
+        if dependent.isdisjoint(inner.inputs):
+            continue
+        if registry.get(inner.op).fusion is not registry.Fusion.ELEMENTWISE or inner.output.shape != operand.shape:
+            return False
+        dependent.add(inner.output)
+    return True
