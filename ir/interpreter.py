@@ -13,7 +13,7 @@ import numpy as np
 
 from . import ops as _ops  # noqa: F401  (registers the operators)
 from . import registry
-from .dims import Dim, DimExpr, Extent, evaluate, symbols
+from .dims import Dim, DimExpr, Extent, assignment, evaluate, symbols
 from .dtypes import dtype_from_numpy, float64
 from .errors import IngotError, InputError
 from .graph import Graph, Node, Value
@@ -45,7 +45,7 @@ def interpret(
 
     Raises:
         InputError: an input is missing, has the wrong shape or dtype, or a symbolic extent is bound to two values
-            or lies outside its declared range.
+            or lies outside its declared range, or the inputs are too small: some value would have a negative extent.
         IngotError: an operator's reference failed or gave another shape or dtype than the node declares.
     """
     arrays = [_check_input(v, a, float64) for v, a in zip(graph.inputs, _ordered(graph, inputs), strict=True)]
@@ -200,6 +200,7 @@ class _Run:
     def node(self, node: Node, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """Evaluate one node and check the results against its declared types."""
         record = registry.get(node.op)
+        shapes = [self._shape(node, v) for v in node.outputs]
         attrs = {key: self._attr(record, key, value) for key, value in node.attrs.items()}
         if node.regions:
             attrs["regions"] = [self._region(r) for r in node.regions]
@@ -219,7 +220,7 @@ class _Run:
         for i, (value, array) in enumerate(zip(node.outputs, results, strict=True)):
             if self.lift and value.dtype.is_floating_point and array.dtype != np.float64:
                 results[i] = array = array.astype(np.float64)
-            self._check(node, value.type, i, array)
+            self._check(node, value.type, shapes[i], i, array)
         return results
 
     def _attr(self, record: registry.OpDef, key: str, value: Any) -> Any:
@@ -250,15 +251,26 @@ class _Run:
     def _region(self, region: Graph) -> Callable[..., list[np.ndarray]]:
         return lambda *arrays: self.graph(region, arrays)
 
-    def _check(self, node: Node, declared: TensorType, index: int, array: np.ndarray) -> None:
+    def _shape(self, node: Node, value: Value) -> tuple[int, ...]:
+        if value.type.is_static:
+            return value.shape
+        shape = tuple(self._extent(node.op, "shape", e) for e in value.shape)
+        for extent, actual in zip(value.shape, shape, strict=True):
+            if actual < 0:
+                raise InputError(
+                    f"{assignment(extent, self.env)} makes the extent {extent} of %{value.name} negative ({actual}): "
+                    "the inputs are too small"
+                )
+        return shape
+
+    def _check(
+        self, node: Node, declared: TensorType, shape: tuple[int, ...], index: int, array: np.ndarray
+    ) -> None:
         dtype = float64 if self.lift and declared.dtype.is_floating_point else declared.dtype
         if array.dtype != dtype.numpy:
             raise IngotError(
                 f"{node!r}: output {index} is declared {declared.dtype.name} but the reference gave {array.dtype}"
             )
-        shape = (
-            declared.shape if declared.is_static else tuple(self._extent(node.op, "shape", e) for e in declared.shape)
-        )
         if array.shape != shape:
             raise IngotError(
                 f"{node!r}: output {index} is declared {declared} but the reference gave shape {list(array.shape)}"

@@ -109,6 +109,9 @@ class Program:
     steps: list[Step]
     kernels: dict[str, KernelImage]
     symbols: dict[str, Dim] = field(default_factory=dict)
+    # Extents that the declared ranges let fall below 0, and whose they are: every call checks them first, since
+    # kernels trust their extents (two negative ones make a positive number of elements).
+    extents: list[tuple[Extent, str]] = field(default_factory=list)
     arena_bytes: int = 0
     dynamic: list[Extent] = field(default_factory=list)  # byte sizes of buffers outside the arena
     memory: MemoryReport = field(default_factory=MemoryReport)

@@ -40,7 +40,7 @@ from ..ir.plan import KernelImage, Program
 from . import cpu, encoding, validate
 
 MAGIC = b"INGOT\r\n\x1a"  # the line ends show a transfer in text mode
-VERSION = 1
+VERSION = 2
 _HEADER = struct.Struct("<8sIIQQQQQ16s16s")
 _HEADER_BYTES = 128
 _DIGEST_AT = _HEADER_BYTES - 16

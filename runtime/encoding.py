@@ -33,6 +33,7 @@ def encode(program: Program) -> dict[str, Any]:
         "name": program.name,
         "symbols": {name: [d.min, d.max] for name, d in sorted(symbols.items())},
         "declared": sorted(program.symbols),
+        "extents": [[encode_extent(e), owner] for e, owner in program.extents],
         "inputs": [_encode_port(port) for port in program.inputs],
         "outputs": [_encode_port(port) for port in program.outputs],
         "constant_names": list(program.constant_names),
@@ -75,6 +76,7 @@ def decode(data: object) -> Program:
         steps=_map(_get(fields, "steps"), "steps", lambda x, at: _decode_step(x, at, symbols)),
         kernels={},
         symbols={name: symbols[name] for name in _map(_get(fields, "declared"), "declared", _text)},
+        extents=_map(_get(fields, "extents"), "extents", lambda x, at: _decode_condition(x, at, symbols)),
         arena_bytes=_int(_get(fields, "arena_bytes"), "arena_bytes", 0),
         dynamic=_map(_get(fields, "dynamic"), "dynamic", lambda x, at: decode_extent(x, symbols, at)),
         target_name=_text(_get(fields, "target_name"), "target_name"),
@@ -136,6 +138,11 @@ def _decode_atom(data: object, symbols: Mapping[str, Dim], where: str, depth: in
     return dims.floordiv(left, right) if kind == "div" else dims.mod(left, right)
 
 
+def _decode_condition(data: object, where: str, symbols: Mapping[str, Dim]) -> tuple[Extent, str]:
+    extent, owner = _list(data, where, length=2)
+    return decode_extent(extent, symbols, where), _text(owner, where)
+
+
 def _encode_port(port: Port) -> dict[str, Any]:
     return {
         "name": port.name,
@@ -181,7 +188,7 @@ def _decode_step(data: object, where: str, symbols: Mapping[str, Dim]) -> Step:
 
 
 def _all_extents(program: Program) -> list[Extent]:
-    found: list[Extent] = list(program.dynamic)
+    found: list[Extent] = [*program.dynamic, *(e for e, _ in program.extents)]
     for port in [*program.inputs, *program.outputs]:
         found += port.type.shape
     for step in program.steps:

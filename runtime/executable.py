@@ -306,7 +306,7 @@ def _overlap(arrays: Sequence[np.ndarray], written: Sequence[int] | frozenset[in
 
 
 def _extents(program: Program) -> set[Extent]:
-    found: set[Extent] = set(program.dynamic)
+    found: set[Extent] = {*program.dynamic, *(extent for extent, _ in program.extents)}
     for step in program.steps:
         found.add(step.trip)
         found.update(step.extents)

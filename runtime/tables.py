@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..ir import abi
-from ..ir.dims import DimExpr, Extent, evaluate
+from ..ir.dims import DimExpr, Extent, assignment, evaluate
 from ..ir.errors import InputError
 from ..ir.plan import ARENA_ALIGNMENT, Program
 from . import memory
@@ -104,11 +104,12 @@ class Template:
 
 
 class Binding:
-    """A template with the extents of one tuple of input shapes."""
+    """A template with the extents of one tuple of input shapes; InputError if these make an extent negative."""
 
     def __init__(self, template: Template, env: Mapping[str, int]) -> None:
         self.template = template
         try:
+            _check_extents(template.program, env)
             self.args, self.steps, self.dynamic = template.static or template._evaluate(env)
             self.output_specs: list[tuple[Shape, np.dtype]] = [
                 (tuple(evaluate(e, env) for e in port.type.shape), port.type.dtype.numpy)
@@ -116,6 +117,16 @@ class Binding:
             ]
         except (ZeroDivisionError, OverflowError) as error:
             raise InputError(f"extents of {template.program.name!r} for {dict(env)}: {error}") from None
+
+
+def _check_extents(program: Program, env: Mapping[str, int]) -> None:
+    for extent, owner in program.extents:
+        value = evaluate(extent, env)
+        if value < 0:
+            raise InputError(
+                f"{program.name!r}: {assignment(extent, env)} makes the extent {extent} of {owner} negative ({value}): "
+                "the inputs are too small"
+            )
 
 
 class Frame:

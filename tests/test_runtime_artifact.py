@@ -94,6 +94,7 @@ def test_every_field_survives(tmp_path: Path) -> None:
         [np.zeros((0, 3), np.int8), np.array(True), np.ones((2, 3), bfloat16.numpy), np.float64(2.5).reshape(())],
         symbols={"N": Dim("N", 0, None)},
         dynamic=[extent * 2],
+        extents=[(n - 4, "%pool"), (m - n, "%y")],
         metadata={"out_spec": "[\u00e9]"},
         memory=MemoryReport(5, 4, 9),
         arena_bytes=640,
@@ -291,7 +292,7 @@ def test_hostile_plans_are_refused(saved: Path, name: str) -> None:
 
 def test_unknown_version(saved: Path) -> None:
     rewrite(saved, lambda plan: None, version=7)
-    with pytest.raises(ArtifactError, match="format version 7, this Ingot reads 1"):
+    with pytest.raises(ArtifactError, match=f"format version 7, this Ingot reads {artifact.VERSION}"):
         artifact.load(saved)
 
 

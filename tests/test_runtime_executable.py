@@ -101,6 +101,19 @@ def test_symbol_that_no_input_determines() -> None:
     n = Dim("N", 1, 8).expr
     with pytest.raises(VerifyError, match="does not follow from the input shapes"):
         Executable(program([port("a", n * n)], [port("y", n)], [], {}))
+    with pytest.raises(VerifyError, match="does not follow from the input shapes"):
+        Executable(program([port("a", n * n)], [], [], {}, extents=[(n - 4, "%pool")]))
+
+
+def test_negative_extents_are_refused_per_call() -> None:
+    n, m = Dim("N", 1, 8).expr, Dim("M", 1, 8).expr
+    exe = Executable(program([port("a", n, m)], [], [], {}, extents=[(n - 4, "%pool"), (n - m, "%rest")]))
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"'test': N = 3 makes the extent N \+ -4 of %pool negative \(-1\)"):
+            exe.run([np.zeros((3, 1), np.float32)])
+    with pytest.raises(InputError, match=r"M = 6, N = 5 makes .* of %rest negative \(-1\)"):
+        exe.run([np.zeros((5, 6), np.float32)])
+    exe.run([np.zeros((4, 4), np.float32)])
 
 
 def test_strided_and_misaligned_inputs_are_copied() -> None:
