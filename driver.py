@@ -19,7 +19,7 @@ import numpy as np
 
 from .compiled import CompiledModule, LiveModule, function_name, unwrap
 from .frontend.structure import Spec, flatten, unflatten
-from .frontend.tracing import InputSpec, Trace, trace
+from .frontend.tracing import MODELS, InputSpec, Trace, trace
 from .ir.dims import Dim
 from .ir.errors import ArtifactError, PassError, UnsupportedError
 from .ir.graph import Graph
@@ -283,7 +283,7 @@ def trace_inference(
     """The frozen inference graph of ``model`` on examples or InputSpecs."""
     model = unwrap(model)
     args, kwargs = describe_inputs(args, dynamic, input_names(model), kwargs)
-    with evaluation_mode(model):
+    with MODELS, evaluation_mode(model):
         found = trace(model, args, kwargs, name=function_name(model))
     freeze(found.graph, found.states)
     return found

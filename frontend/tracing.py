@@ -81,6 +81,11 @@ class _State:
         self._alias_seen = 0
 
 
+# Held while a model is traced or what depends on its modes is read: a trace for inference changes the modes of the
+# model itself for as long as it runs, and no other thread may see that, or end up undoing it.
+MODELS = threading.RLock()
+
+
 class _Active(threading.local):
     tracer: Tracer | None = None
 

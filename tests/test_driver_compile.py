@@ -297,3 +297,36 @@ def test_state_that_changes_in_eval_mode_is_refused() -> None:
 
     with pytest.raises(UnsupportedError, match=r"cannot be frozen(.|\n)*calls"):
         ingot.compile(Counter(), rows(1))
+
+
+def test_two_threads_compile_one_model_and_leave_its_mode_alone() -> None:
+    first_is_inside, second_has_begun = threading.Event(), threading.Event()
+
+    class Slow(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop = nn.Dropout(0.5)
+
+        def forward(self, x: Any) -> Any:
+            if not first_is_inside.is_set():
+                first_is_inside.set()
+                second_has_begun.wait(0.2)
+            return self.drop(x)
+
+    model, x, results = Slow(), rows(2), []
+
+    def first() -> None:
+        results.append(ingot.compile(model, x)(x))
+
+    def second() -> None:
+        first_is_inside.wait()
+        results.append(ingot.compile(model, x)(x))
+        second_has_begun.set()
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(results) == 2 and all(np.array_equal(r, x) for r in results)
+    assert model.training and model.drop.training
