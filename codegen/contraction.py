@@ -17,7 +17,7 @@ from ..ir import dtypes
 from ..ir.dims import Extent
 from ..ir.dtypes import DType
 from .loopir import LoopBuilder, Val
-from .schedule import ContractionSchedule, Split, splits, tile_count, upper
+from .schedule import EPILOGUE_LINES, ContractionSchedule, Split, splits, tile_count, upper
 
 BLOCK = 192  # terms that are added before the sum goes to a total
 
@@ -108,6 +108,8 @@ class Generator:
     """Writes one contraction into a kernel.
 
     ``pointers`` are the buffers of A, B, the outputs and the extras. ``extent`` turns an Extent into an index.
+    ``parts``: how many contractions share the kernel and its parallel loops; ``epilogue_lines``: LLVM lines of the
+    epilogue per vector, 0 if it only stores.
     """
 
     def __init__(
@@ -122,21 +124,35 @@ class Generator:
         extras: Sequence[Val] = (),
         epilogue: Epilogue = plain,
         prepare: Prepare | None = None,
-        shared: bool = False,
+        parts: int = 1,
+        epilogue_lines: int = 0,
     ) -> None:
         self.b, self.extent, self.spec, self.schedule = b, extent, spec, schedule
         self.buffers = (a, bptr, list(outs), list(extras))
         self.epilogue, self.prepare = epilogue, prepare
-        self.shared = shared  # the parallel loops count for several contractions: a chunk may lie behind our rows
+        self.shared = parts > 1  # the parallel loops count for several contractions: a chunk may lie behind our rows
         self.at: Mapping[str, Any] = {}
-        self._totals: tuple[int, int] | None = None
+        self._left: Any = None
+        self._scratch: tuple[int, int] | None = None
         self.lanes, self.nb = schedule.lanes, schedule.nb
         self.m_splits = (splits(spec.m[0].extent, schedule.tile[0]), splits(spec.m[1].extent, schedule.tile[1]))
+        # An epilogue of many lines, written out for every vector of every tile, takes LLVM seconds; as a loop over the
+        # tile it costs a store and a load per vector, which such an epilogue hides.
+        rows = parts * sum(o.size * i.size for o in self.m_splits[0] for i in self.m_splits[1])
+        self.loop_epilogue = rows * self.vectors_written * epilogue_lines > EPILOGUE_LINES
 
     @property
     def sum_type(self) -> DType:
         """The type sums are kept in."""
         return compute(self.spec.dtype)
+
+    @property
+    def vectors_written(self) -> int:
+        """Vectors along n in the code: those of a whole panel and, where the last one differs, of that."""
+        if not isinstance(self.spec.n, int):
+            return self.nb
+        full, rest = divmod(self.spec.n, self.lanes * self.nb)
+        return (self.nb if full else 0) + -(-rest // self.lanes)
 
     # -- parallel iteration space -------------------------------------------------------------------
     @property
@@ -177,7 +193,7 @@ class Generator:
     def panel(self, at: Mapping[str, Any], nb: int, left: Any) -> None:
         """``left``: how many elements along n remain (None: all lanes exist)."""
         spec = self.spec
-        self.at = at
+        self.at, self._left = at, left
         masks = self.masks(nb, left)
         if self.prepare is not None:
             self.prepare(at, masks)
@@ -246,14 +262,15 @@ class Generator:
 
     def masks(self, nb: int, left: Any) -> list[Val | None]:
         """Per vector: the lanes that exist, None for all of them."""
+        return [self.mask(left, j) for j in range(nb)]
+
+    def mask(self, left: Any, j: Any) -> Val | None:
         if left is None:
-            return [None] * nb
-        out: list[Val | None] = []
-        for j in range(nb):
-            remaining = self.b.isub(left, j * self.lanes)
-            whole = isinstance(remaining, int) and remaining >= self.lanes
-            out.append(None if whole else self.b.lanes_below(self.b.imax(remaining, 0), self.lanes))
-        return out
+            return None
+        remaining = self.b.isub(left, self.b.imul(j, self.lanes))
+        if isinstance(remaining, int) and remaining >= self.lanes:
+            return None
+        return self.b.lanes_below(self.b.imax(remaining, 0), self.lanes)
 
     # -- the register tile ----------------------------------------------------------------------------
     def tile(self, ptrs: list[Val], size0: int, size1: int, nb: int, masks: list[Val | None]) -> None:
@@ -273,9 +290,17 @@ class Generator:
                 sums = micro.written_out(segment.axes, pa, pb, sums)
             else:
                 sums = micro.reduce(segment.axes, pa, pb, sums)
+        outs, extras = ptrs[2 : 2 + len(spec.outs)], ptrs[2 + len(spec.outs) :]
+        if self.loop_epilogue and len(sums) > 1:
+            if totals is None:
+                totals = self.scratch(len(sums))
+                for i, value in enumerate(sums):
+                    b.store(totals, value, i * self.lanes)
+            self.finish_in_loops(outs, extras, (size0, size1), nb, totals)
+            return
         if totals is not None:
             sums = [b.load(totals, i * self.lanes, self.lanes) for i in range(len(sums))]
-        self.finish(ptrs[2 : 2 + len(spec.outs)], ptrs[2 + len(spec.outs) :], rows, nb, masks, sums)
+        self.finish(outs, extras, rows, nb, masks, sums)
 
     def totals(self, count: int) -> Val | None:
         """Scratch for the ``count`` vectors of totals of a long float32 sum, None where one level of sums is enough.
@@ -289,17 +314,21 @@ class Generator:
         terms = sum(product_of(segment.axes) for segment in spec.segments)
         if terms <= 2 * BLOCK:
             return None
-        if self._totals is None or self._totals[1] < count:
-            self._totals = (self.b.reserve(dtypes.float32, count * self.lanes), count)
-        return self.b.scratch_at(dtypes.float32, self._totals[0])
+        return self.scratch(count)
 
-    def row_offset(self, o: Operand, row: tuple[int, int]) -> Any:
+    def scratch(self, count: int) -> Val:
+        """Memory for ``count`` vectors of sums."""
+        if self._scratch is None or self._scratch[1] < count:
+            self._scratch = (self.b.reserve(self.sum_type, count * self.lanes), count)
+        return self.b.scratch_at(self.sum_type, self._scratch[0])
+
+    def row_offset(self, o: Operand, row: tuple[Any, Any]) -> Any:
         m0, m1 = self.spec.m
         return self.b.iadd(
             self.b.imul(row[0], self.extent(o.stride(m0.name))), self.b.imul(row[1], self.extent(o.stride(m1.name)))
         )
 
-    def load_vector(self, pointer: Val, o: Operand, offset: Any, j: int, mask: Val | None) -> Val:
+    def load_vector(self, pointer: Val, o: Operand, offset: Any, j: Any, mask: Val | None) -> Val:
         offset = self.b.iadd(offset, self.b.imul(j, self.extent(o.vector)))
         lane = self.extent(o.lane)
         if isinstance(lane, int) and lane == 0:
@@ -316,38 +345,69 @@ class Generator:
         sums: list[Val],
     ) -> None:
         """Epilogue and stores, vector by vector."""
-        b, spec = self.b, self.spec
         loaded: dict[tuple[Any, ...], Val] = {}
         for r, row in enumerate(rows):
             for j in range(nb):
-                mask = masks[j]
+                self.finish_vector(outs, extras, row, j, masks[j], sums[r * nb + j], loaded)
+            self.pad_panel(outs, row, nb)
 
-                def load(i: int, row: tuple[int, int] = row, j: int = j, mask: Val | None = mask) -> Val:
-                    o = spec.extras[i]
-                    key = (
-                        i,
-                        *(at if o.stride(axis.name) != 0 else 0 for at, axis in zip(row, spec.m, strict=True)),
-                        j if o.vector != 0 else 0,
-                    )
-                    if key not in loaded:
-                        offset = self.row_offset(o, row)
-                        uniform = o.lane == 0
-                        loaded[key] = (
-                            b.load(extras[i], offset) if uniform else self.load_vector(extras[i], o, offset, j, mask)
-                        )
-                    return loaded[key]
+    def finish_in_loops(self, outs: list[Val], extras: list[Val], size: tuple[int, int], nb: int, sums: Val) -> None:
+        """``finish`` with the sums in memory and one copy of the epilogue."""
+        b = self.b
 
-                for o, pointer, value in zip(spec.outs, outs, self.epilogue(sums[r * nb + j], load), strict=True):
+        def row(r0: Any, r1: Any) -> None:
+            first = b.imul(b.iadd(b.imul(r0, size[1]), r1), nb)
+
+            def vector(j: Any) -> None:
+                value = b.load(sums, b.imul(b.iadd(first, j), self.lanes), self.lanes)
+                self.finish_vector(outs, extras, (r0, r1), j, self.mask(self._left, j), value, {})
+
+            b.loop(0, nb, vector)
+            self.pad_panel(outs, (r0, r1), nb)
+
+        b.loop(0, size[0], lambda r0: b.loop(0, size[1], lambda r1: row(r0, r1)))
+
+    def finish_vector(
+        self,
+        outs: list[Val],
+        extras: list[Val],
+        row: tuple[Any, Any],
+        j: Any,
+        mask: Val | None,
+        value: Val,
+        loaded: dict[tuple[Any, ...], Val],
+    ) -> None:
+        """Epilogue and stores of one vector; ``loaded`` keeps the extras that several vectors share."""
+        b, spec = self.b, self.spec
+
+        def load(i: int) -> Val:
+            o = spec.extras[i]
+            key = (
+                i,
+                *(at if o.stride(axis.name) != 0 else 0 for at, axis in zip(row, spec.m, strict=True)),
+                j if o.vector != 0 else 0,
+            )
+            if key not in loaded:
+                offset = self.row_offset(o, row)
+                uniform = o.lane == 0
+                loaded[key] = b.load(extras[i], offset) if uniform else self.load_vector(extras[i], o, offset, j, mask)
+            return loaded[key]
+
+        for o, pointer, result in zip(spec.outs, outs, self.epilogue(value, load), strict=True):
+            offset = b.iadd(self.row_offset(o, row), b.imul(j, self.extent(o.vector)))
+            if mask is not None and o.padded:
+                # Lanes behind the last channel exist in memory; they get zero, never garbage.
+                result = b.select(mask, result, b.const(result.dtype, 0, result.lanes))
+            b.store(pointer, result, offset, self.extent(o.lane), None if o.padded else mask)
+
+    def pad_panel(self, outs: list[Val], row: tuple[Any, Any], nb: int) -> None:
+        """Zeros into the vectors that only pad the last panel."""
+        b = self.b
+        for o, pointer in zip(self.spec.outs, outs, strict=True):
+            if o.whole_panel:
+                for j in range(nb, self.nb):
                     offset = b.iadd(self.row_offset(o, row), b.imul(j, self.extent(o.vector)))
-                    if mask is not None and o.padded:
-                        # Lanes behind the last channel exist in memory; they get zero, never garbage.
-                        value = b.select(mask, value, b.const(value.dtype, 0, value.lanes))
-                    b.store(pointer, value, offset, self.extent(o.lane), None if o.padded else mask)
-            for o, pointer in zip(spec.outs, outs, strict=True):
-                if o.whole_panel:  # vectors that only pad the last panel
-                    for j in range(nb, self.nb):
-                        offset = b.iadd(self.row_offset(o, row), b.imul(j, self.extent(o.vector)))
-                        b.store(pointer, b.const(compute(pointer.dtype), 0, self.lanes), offset)
+                    b.store(pointer, b.const(compute(pointer.dtype), 0, self.lanes), offset)
 
 
 def product_of(axes: Sequence[Axis]) -> int:

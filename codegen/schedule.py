@@ -15,6 +15,7 @@ from ..ir.dtypes import DType
 from ..ir.target import Target
 
 LINE_BUDGET = 1100  # lines of LLVM IR per kernel; compile time is about 50 microseconds per line
+EPILOGUE_LINES = 2500  # lines of all the epilogues in a kernel beyond which they become loops
 FMA_LATENCY = 4
 ITERATION_SECONDS = 4e-6  # wished work per parallel iteration
 GRAIN_SECONDS = 1e-5  # work below which splitting over threads does not pay

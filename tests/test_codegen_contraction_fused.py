@@ -6,8 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from contraction_harness import execute_layouts, runnable_targets
+from contraction_harness import execute_layouts, random_arrays, run_kernel, runnable_targets, set_layouts
+from ingot.codegen import contraction
 from ingot.codegen.layouts import layout_choices
+from ingot.codegen.llvm_emit import emit
 from ingot.codegen.lower.contraction import lower_contraction
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
 from ingot.ir.builder import GraphBuilder
@@ -17,6 +19,7 @@ from ingot.ir.errors import UnsupportedError
 from ingot.ir.graph import Graph, Node, Value
 from ingot.ir.layout import DENSE, Layout
 from ingot.ir.ops.structure import create_fused
+from ingot.ir.target import Target
 from ingot.ir.types import TensorType
 
 TARGETS = runnable_targets()
@@ -129,6 +132,66 @@ def test_gradients_with_epilogue(target: object) -> None:
         "conv_weight_grad", [x, dy], [w], lambda b, y, e: [b.sub(e[0], b.mul(y, 0.1))], kernel=(3, 3), **geometry
     )
     execute_layouts(weight, target, np.random.default_rng(7))
+
+
+def looped_cases() -> dict[str, Node]:
+    """Epilogues with an extra per row, per channel and per element, over edges of every kind."""
+
+    def body(b: GraphBuilder, y: Value, e: list[Value]) -> list[Value]:
+        z = b.mul(b.sigmoid(b.add(y, e[0])), e[1])
+        return [z, b.gt(e[1], e[2])]
+
+    f = dtypes.float32
+    n = Dim("N", 1, 32).expr
+    strided = {"stride": (2, 2), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1, "output_padding": (1, 1)}
+
+    def around(shape: tuple, dtype: DType = f) -> list[TensorType]:
+        channel = (shape[1], 1, 1) if len(shape) == 4 else (shape[-1],)
+        return [TensorType(dtype, s) for s in (channel, shape, (shape[0], *[1] * len(shape[1:])))]
+
+    depthwise = [TensorType(f, (2, 19, 9, 9)), TensorType(f, (19, 1, 3, 3))]
+    transposed = [TensorType(f, (2, 20, 5, 5)), TensorType(f, (20, 7, 3, 3))]
+    half = dtypes.float16
+    return {
+        "conv": fused("conv", conv_types(n, 19, 21, 9, 3), around((n, 21, 9, 9)), body, **CONV3),
+        "conv16": fused("conv", conv_types(2, 9, 40, 7, 3, half), around((2, 40, 7, 7), half), body, **CONV3),
+        "long": fused("conv", conv_types(1, 70, 35, 5, 3), around((1, 35, 5, 5)), body, **CONV3),
+        "depthwise": fused("conv", depthwise, around((2, 19, 9, 9)), body, **CONV3 | {"groups": 19}),
+        "transposed": fused("conv_transpose", transposed, around((2, 7, 10, 10)), body, **strided),
+        "matmul": fused("matmul", [TensorType(f, (n, 7, 20)), TensorType(f, (20, 45))], around((n, 7, 45)), body),
+    }  # fmt: skip
+
+
+@each_target
+@pytest.mark.parametrize("case", list(looped_cases()))
+def test_epilogue_in_a_loop(case: str, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right in every layout, and the bits of the epilogue that is written out."""
+    node = looped_cases()[case]
+    env = {"N": 5}
+    arrays = random_arrays(node, np.random.default_rng(3), env)
+    for choice in layout_choices(node, target):
+        set_layouts(node, choice)
+        results = []
+        for budget in (10**9, 0):
+            monkeypatch.setattr(contraction, "EPILOGUE_LINES", budget)
+            assert ("epilogue in a loop" in lower_contraction(node, target).schedule) == (budget == 0)
+            results.append(run_kernel(node, arrays, target, env))
+        for unrolled, looped in zip(*results, strict=True):
+            assert unrolled.tobytes() == looped.tobytes(), f"{choice}"
+    execute_layouts(node, target, np.random.default_rng(4), env, [None])
+
+
+def test_expensive_epilogues_stay_short() -> None:
+    """LLVM takes some 50 microseconds per line."""
+    f = dtypes.float32
+    for target in TARGETS:
+        types = [TensorType(f, (64, 96)), TensorType(f, (96, 80))]
+        power = fused("matmul", types, [TensorType(f, (80,))], lambda b, y, e: [b.pow(b.sin(y), e[0])])
+        relu = fused("matmul", types, [TensorType(f, (80,))], lambda b, y, e: [b.relu(b.add(y, e[0]))])
+        kernel = lower_contraction(power, target)
+        assert "epilogue in a loop" in kernel.schedule
+        assert emit(kernel.function).count("\n") < 4000
+        assert "epilogue in a loop" not in lower_contraction(relu, target).schedule
 
 
 @each_target

@@ -13,6 +13,7 @@ from ...ir.graph import Graph, Node, Value
 from ...ir.target import Target
 from .. import schedule as scheduling
 from ..contraction import Contraction, Generator, Operand, Prepare, compute, plain
+from ..llvm_emit import emit
 from ..loopir import LoopBuilder, Val
 from ..schedule import ContractionSchedule, Problem
 from . import arithmetic
@@ -169,10 +170,11 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
                 [pointers[v] for v in group.extras],
                 _epilogue(b, extents, group, plan.axes),
                 prepare,
-                len(plans) > 1,
+                len(plans),
+                _epilogue_lines(group, plan.axes, target, lanes),
             )
         )
-        notes.append(str(chosen))
+        notes.append(str(chosen) + (", epilogue in a loop" if generators[-1].loop_epilogue else ""))
     first = generators[0]
     counters = first.counters()
     if len(generators) > 1:  # parts share the loops; the one with most chunks counts
@@ -290,6 +292,22 @@ def _epilogue(b: LoopBuilder, extents: Extents, group: Group, axes: Sequence[Out
         return [evaluator.value(out, Position(coords, value.lanes)) for out in region.outputs]
 
     return run
+
+
+def _epilogue_lines(group: Group, axes: Sequence[OutAxis], target: Target, lanes: int) -> int:
+    """Lines of LLVM IR that one vector takes through the epilogue: it is written once, on its own, and counted."""
+    if group.region is None:
+        return 0
+    b = LoopBuilder("epilogue", target)
+    sums = b.buffer("sums", compute(group.core.output.dtype))
+    extras = [b.buffer(v.name, v.dtype) for v in group.extras]
+    outs = [b.buffer(v.name, v.dtype) for v in group.node.outputs]
+    run = _epilogue(b, Extents(b), group, axes)
+    value = b.load(sums, 0, lanes)
+    before = emit(b.fn).count("\n")
+    for pointer, result in zip(outs, run(value, lambda i: b.load(extras[i], 0, lanes)), strict=True):
+        b.store(pointer, result)
+    return emit(b.finish()).count("\n") - before
 
 
 def _distinct(values: Sequence[Value]) -> list[Value]:
