@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from .compiled import CompiledModule, LiveModule, function_name, unwrap
 from .frontend.structure import Spec, flatten, unflatten
-from .frontend.tracing import MODELS, InputSpec, Trace, trace
+from .frontend.tracing import MODELS, InputSpec, Trace, module_of, trace
 from .ir.dims import Dim
 from .ir.errors import ArtifactError, PassError, UnsupportedError
 from .ir.graph import Graph
@@ -280,11 +280,19 @@ def as_spec(arg: Any) -> InputSpec | None:
 def trace_inference(
     model: Any, args: Sequence[Any], kwargs: Mapping[str, Any] | None = None, dynamic: Dynamic = None
 ) -> Trace:
-    """The frozen inference graph of ``model`` on examples or InputSpecs."""
+    """The frozen inference graph of ``model`` on examples or InputSpecs.
+
+    Every module that runs is in eval mode meanwhile, those that a function or method reaches too.
+    """
     model = unwrap(model)
     args, kwargs = describe_inputs(args, dynamic, input_names(model), kwargs)
-    with MODELS, evaluation_mode(model):
-        found = trace(model, args, kwargs, name=function_name(model))
+    with MODELS, ExitStack() as modes:
+
+        def evaluate(module: Any) -> None:
+            modes.enter_context(evaluation_mode(module))
+
+        evaluate(module_of(model))
+        found = trace(model, args, kwargs, name=function_name(model), on_module=evaluate)
     freeze(found.graph, found.states)
     return found
 

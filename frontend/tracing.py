@@ -49,6 +49,7 @@ class Trace:
         out_spec: structure of the result.
         states: the states used, name to Tensor, in graph-input order (after the ``input`` roles).
         detached: values through which no gradient may flow (``detach``, and results made under ``no_grad``).
+        modules: the modules that were called and are not below ``fn`` or another of them, in that order.
     """
 
     graph: Graph
@@ -56,6 +57,7 @@ class Trace:
     out_spec: Spec
     states: dict[str, Tensor] = field(default_factory=dict)
     detached: list[Value] = field(default_factory=list)
+    modules: list[Any] = field(default_factory=list)
 
 
 class _AliasGroup:
@@ -106,7 +108,9 @@ def is_tracing() -> bool:
 class Tracer:
     """Records one graph. Tensors of the graph carry ``_value``; states are known by identity."""
 
-    def __init__(self, name: str, states: Iterable[tuple[str, Tensor, str]]) -> None:
+    def __init__(
+        self, name: str, states: Iterable[tuple[str, Tensor, str]], on_module: Callable[[Any], object] | None = None
+    ) -> None:
         self.graph = Graph(name)
         self.builder = GraphBuilder(self.graph)
         self.detached: list[Value] = []
@@ -117,18 +121,66 @@ class Tracer:
             self._states.setdefault(id(tensor), _State(state_name, tensor, role))
         self._constants: dict[int, tuple[Tensor, Value]] = {}
         self._module_names: dict[int, str] = {}
-        self._modules: list[Any] = []
+        self.modules: list[Any] = []  # what was adopted
+        self._on_module = on_module
+        self._created: dict[int, Any] = {}  # modules made by forward itself
+        self._kept: list[tuple[Any, str, bool, Any]] = []  # attributes that were set to traced tensors
         self._path: list[str] = []
         self._grad_at_start = grad_mode.is_grad_enabled()
 
     # -- modules ------------------------------------------------------------------------------------
+    def adopt(self, module: Any) -> None:
+        """Make the parameters and buffers at and below ``module`` states (unless they are), and name its modules."""
+        self.modules.append(module)  # keeps the ids below valid
+        for name, child in module.named_modules():
+            self._module_names.setdefault(id(child), name)
+        parameters = [(name, t, "parameter") for name, t in module.named_parameters()]
+        for name, t, role in [*parameters, *((name, t, "buffer") for name, t in module.named_buffers())]:
+            if id(t) in self._states or t._value is not None:
+                continue
+            self._states[id(t)] = _State(name, t, role)
+            known = self._constants.pop(id(t), None)
+            if known is not None:  # read before the module was called
+                self.graph.replace_uses(known[1], self.value_of(t))
+
     def enter_module(self, module: Any) -> None:
-        """Called by Module.__call__; names come from the outermost module's tree."""
+        """Called by Module.__call__. Names come from the outermost module's tree; a module outside the trees known
+        so far (a function reaches it, or an attribute that is no child) is adopted."""
         if id(module) not in self._module_names:
-            self._modules.append(module)  # keeps the ids below valid
-            for name, child in module.named_modules():
-                self._module_names.setdefault(id(child), name)
+            if id(module) in self._created:
+                self._module_names[id(module)] = ""
+            else:
+                self.adopt(module)
+                if self._on_module is not None:
+                    self._on_module(module)
         self._path.append(self._module_names[id(module)])
+
+    def created_module(self, module: Any) -> None:
+        """Called by Module.__init__: forward makes this one for itself, nobody else holds it yet."""
+        self._created[id(module)] = module
+
+    def allows_buffer(self, module: Any, name: str, value: Any) -> bool:
+        """Whether ``value`` may become the buffer ``name``: a traced tensor has no values after the trace."""
+        if value is None or value._value is None or id(module) in self._created:
+            return True
+        self.unsupported(
+            f"assignment to buffer {name!r} of {type(module).__name__}", [value],
+            "the buffer does not exist before the call, so it cannot be updated",
+            "registering it with a tensor of that shape in __init__",
+        )  # fmt: skip
+        return False
+
+    def keep_attribute(self, module: Any, name: str) -> None:
+        """Called before a plain attribute of a module is set to a tensor, to put it back if the trace fails."""
+        own = module.__dict__
+        self._kept.append((module, name, name in own, own.get(name)))
+
+    def restore_attributes(self) -> None:
+        for module, name, there, old in reversed(self._kept):
+            if there:
+                module.__dict__[name] = old
+            else:
+                module.__dict__.pop(name, None)
 
     def leave_module(self) -> None:
         self._path.pop()
@@ -294,6 +346,7 @@ def trace(
     states: Mapping[str, Tensor] | None = None,
     roles: Mapping[str, str] | None = None,
     name: str = "main",
+    on_module: Callable[[Any], object] | None = None,
 ) -> Trace:
     """Record ``fn(*args, **kwargs)`` as a graph.
 
@@ -302,10 +355,12 @@ def trace(
         args, kwargs: nested dicts, lists and tuples of Tensors, arrays, NumPy scalars and InputSpecs; everything
             else is passed through and fixed.
         states: tensors outside the graph that it reads and may overwrite (parameters, buffers...);
-            default: the parameters and buffers of ``fn`` if it is a Module. The default generator's state
-            is always among them (name ``rng_state``, role ``rng``).
+            default: the parameters and buffers of ``fn`` if it is a Module or a Module's method. Those of any
+            other module that is called join them, and so does the default generator's state (name
+            ``rng_state``, role ``rng``). Every other tensor from outside is a constant.
         roles: state name to role (``"parameter"``, ``"buffer"``, ``"state"``, ``"scalar"``, ``"rng"``);
             default by kind.
+        on_module: called with each module outside ``fn``'s tree before it runs for the first time.
 
     Raises:
         DataDependentError: control flow depends on data or on an undecidable symbolic size.
@@ -315,15 +370,14 @@ def trace(
 
     if _active.tracer is not None:
         raise IngotError("trace() was called inside a trace")
-    if states is None:
-        states = dict(fn.named_parameters()) if hasattr(fn, "named_parameters") else {}
-        roles = dict.fromkeys(states, "parameter")
-        if hasattr(fn, "named_buffers"):
-            for key, buffer in fn.named_buffers():
-                states[key], roles[key] = buffer, "buffer"
+    owner = module_of(fn) if states is None else None
     roles = roles or {}
-    entries = [(key, t, roles.get(key, "parameter" if t.requires_grad else "buffer")) for key, t in states.items()]
-    tracer = Tracer(name, [*entries, ("rng_state", random.default_generator.state, "rng")])
+    entries = [
+        (key, t, roles.get(key, "parameter" if t.requires_grad else "buffer")) for key, t in (states or {}).items()
+    ]
+    tracer = Tracer(name, [*entries, ("rng_state", random.default_generator.state, "rng")], on_module)
+    if owner is not None:
+        tracer.adopt(owner)
 
     kwargs = dict(kwargs or {})
     leaves, in_spec = flatten((tuple(args), kwargs), _is_input)
@@ -338,23 +392,36 @@ def trace(
     call_args, call_kwargs = unflatten(in_spec, traced)
     _active.tracer = tracer
     try:
-        result = fn(*call_args, **call_kwargs)
-        out_leaves, out_spec = flatten(result, lambda x: dispatch.is_tensor(x) or isinstance(x, SymInt))
-        for leaf, label in zip(out_leaves, out_spec.leaf_names("output"), strict=True):
-            if isinstance(leaf, SymInt):
-                raise UnsupportedError(f"the result {label} is the symbolic size {leaf}; return tensors instead")
-            tracer.graph.add_output(tracer.value_of(leaf), label)
-    except (IngotError, AttributeError) as error:
-        tracer.raise_unsupported(error)  # an absent name ends the trace, but not what was noted before it
+        try:
+            result = fn(*call_args, **call_kwargs)
+            out_leaves, out_spec = flatten(result, lambda x: dispatch.is_tensor(x) or isinstance(x, SymInt))
+            for leaf, label in zip(out_leaves, out_spec.leaf_names("output"), strict=True):
+                if isinstance(leaf, SymInt):
+                    raise UnsupportedError(f"the result {label} is the symbolic size {leaf}; return tensors instead")
+                tracer.graph.add_output(tracer.value_of(leaf), label)
+        except (IngotError, AttributeError) as error:
+            tracer.raise_unsupported(error)  # an absent name ends the trace, but not what was noted before it
+            raise
+        tracer.raise_unsupported()
+    except BaseException:
+        tracer.restore_attributes()
         raise
     finally:
         _active.tracer = None
-    tracer.raise_unsupported()
     for state in tracer.used:
         if state.value is not state.input:
             tracer.graph.add_output(state.value, state.name, updates=state.input)  # type: ignore[arg-type]
-    used = {state.name: state.tensor for state in tracer.used}
-    return Trace(tracer.graph, in_spec, out_spec, used, tracer.detached)
+    # By the names of the inputs: an argument of forward may have a parameter's name.
+    used = {state.input.name: state.tensor for state in tracer.used if state.input is not None}
+    return Trace(tracer.graph, in_spec, out_spec, used, tracer.detached, tracer.modules[owner is not None :])
+
+
+def module_of(fn: Any) -> Any:
+    """``fn`` if it is a Module, the Module whose method it is, or None."""
+    if hasattr(fn, "named_parameters"):
+        return fn
+    owner = getattr(fn, "__self__", None)
+    return owner if hasattr(owner, "named_parameters") and not isinstance(owner, type) else None
 
 
 def _input_names(fn: Callable[..., Any], in_spec: Spec, kwargs: Mapping[str, Any]) -> list[str]:

@@ -330,3 +330,29 @@ def test_two_threads_compile_one_model_and_leave_its_mode_alone() -> None:
         t.join()
     assert len(results) == 2 and all(np.array_equal(r, x) for r in results)
     assert model.training and model.drop.training
+
+
+def test_functions_and_methods_are_compiled_in_eval_mode() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5), nn.BatchNorm1d(6)), rows(4)
+
+    def body(x: Any) -> Any:
+        return model(x) + x @ model[0].weight
+
+    compiled = [ingot.compile(body, x), ingot.compile(model.forward, x)]
+    assert all(m.training for m in model.modules())
+    model.eval()
+    close(compiled[0](x), eager(body, x))
+    close(compiled[1](x), eager(model, x))
+
+
+def test_an_argument_of_forward_may_have_a_parameters_name() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.x = nn.Parameter(ingot.ones(6) * 3)
+
+        def forward(self, x: Any) -> Any:
+            return x * self.x
+
+    close(ingot.compile(Scale(), rows(2))(rows(2)), 3 * rows(2))
+    close(ingot.compile(Scale())(rows(2)), 3 * rows(2))

@@ -199,3 +199,36 @@ def test_call_overhead() -> None:
         rounds.append((time.perf_counter() - start) / 300)
     print(f"wrapper {min(rounds) * 1e6:.2f} us")
     assert min(rounds) < 2e-6  # 0.3 us on an idle machine
+
+
+class Keeps(nn.Module):
+    """Writes what it computes into itself, and perhaps fails afterwards."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        self.last = 1
+        self.register_buffer("absent", None)
+
+    def forward(self, x: Any) -> Any:
+        if self.how == "buffer":
+            self.absent = x.sum(0)
+        elif self.how == "register":
+            self.register_buffer("fresh", x.sum(0))
+        else:
+            self.last = x * 2
+            self.first = x * 3
+            if x.sum() > 0:
+                return x
+        return x + 1
+
+
+@pytest.mark.parametrize("how", ["buffer", "register", "attribute"])
+def test_nothing_traced_remains_in_a_module_after_a_failure(how: str) -> None:
+    model = Keeps(how)
+    for function in (model, lambda x: model(x)):
+        with pytest.raises((UnsupportedError, DataDependentError)) as error:
+            ingot.compile(function, rows(2))
+        assert how == "attribute" or ("buffer" in str(error.value) and "register" in str(error.value))
+        assert model.absent is None and "fresh" not in model._buffers
+        assert model.last == 1 and "first" not in model.__dict__

@@ -45,6 +45,9 @@ class Module(StateDictMixin):
             "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
         ):  # fmt: skip
             put(name, OrderedDict())
+        tracer = tracing.current()
+        if tracer is not None:
+            tracer.created_module(self)
 
     def forward(self, *input: Any) -> Any:
         """The computation; subclasses must define it."""
@@ -59,6 +62,9 @@ class Module(StateDictMixin):
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(f"cannot assign '{typename(tensor)}' object to buffer '{name}' (torch Tensor or None "
                             "required)")  # fmt: skip
+        tracer = tracing.current()
+        if tracer is not None and not tracer.allows_buffer(self, name, tensor):
+            return
         self._buffers[name] = tensor
         if persistent:
             self._non_persistent_buffers_set.discard(name)
@@ -131,9 +137,11 @@ class Module(StateDictMixin):
             if tracer is not None and value is not None and old is not None and tracer.owns(old):
                 # ``self.running = f(self.running)`` in forward: an update of the state.
                 old._assign(value)
-            else:
+            elif tracer is None or tracer.allows_buffer(self, name, value):
                 self._buffers[name] = value
         else:
+            if isinstance(value, Tensor) and value._value is not None and (tracer := tracing.current()) is not None:
+                tracer.keep_attribute(self, name)
             super().__setattr__(name, value)
 
     @staticmethod
