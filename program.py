@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -161,8 +162,8 @@ class KernelCompiler:
 def _source_digest() -> str:
     """Digest of the code generator's own source: an edited or upgraded Ingot never meets old kernels."""
     root = Path(__file__).parent
-    paths = sorted([*root.glob("codegen/**/*.py"), *root.glob("ir/*.py"), root / "program.py"])
-    return digest(*(path.read_bytes() for path in paths))
+    paths = sorted([*root.glob("codegen/**/*.py"), *root.glob("ir/**/*.py"), root / "program.py"])
+    return digest(version("llvmlite"), *(path.read_bytes() for path in paths))
 
 
 def signature(node: Node, outputs: set[Value]) -> str:

@@ -60,13 +60,13 @@ def llvm() -> Any:
 def feature_string(target: Target) -> str:
     """LLVM's feature list for ``target``.
 
-    A named CPU implies features that a virtual machine may mask, so those that the host reports missing
-    are switched off by name.
+    A named CPU implies features that a virtual machine may mask or that kernels never use; those are switched
+    off by name.
     """
     parts = [f"+{name}" for name in target.features]
     if target.cpu not in ("", "generic", "x86-64"):
         host = llvm().get_host_cpu_features()
-        parts += [f"-{name}" for name in sorted(host) if not host[name] and name not in target.features]
+        parts += [f"-{name}" for name in sorted(host) if name not in target.features]
     return ",".join(parts)
 
 

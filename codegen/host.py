@@ -43,6 +43,11 @@ _NAMED = {
     ),
 }  # fmt: skip
 NAMES = (*_NAMED, "host")
+# Newer instruction sets that kernels do not need, and whose names the system spells in its own way.
+_LEFT_OUT = frozenset((
+    "avx10.1", "avx10.1-256", "avx10.1-512", "avx10.2", "avx10.2-256", "avx10.2-512", "ccmp", "cf", "egpr", "jmpabs",
+    "movrs", "ndd", "nf", "ppx", "push2pop2", "raoint", "zu",
+))  # fmt: skip
 
 
 def target_named(name: str) -> Target:
@@ -103,7 +108,7 @@ def _host_features() -> tuple[str, frozenset[str]]:
         found = binding.get_host_cpu_features()
     except RuntimeError:  # LLVM cannot tell on this system
         return "", frozenset()
-    return binding.get_host_cpu_name(), frozenset(name for name, on in found.items() if on)
+    return binding.get_host_cpu_name(), frozenset(name for name, on in found.items() if on) - _LEFT_OUT
 
 
 def _x86_features() -> tuple[str, str, tuple[str, ...]]:

@@ -41,10 +41,10 @@ class _Emitter(Writer):
         self.statements(fn.body)
         body.append("  ret void")
         width = self.target.vector_bytes * 8
-        features = ",".join(f"+{f}" for f in self.target.features)
+        # CPU and features come from the target machine, which also switches off what the CPU's name implies.
         attrs = (
             f'attributes #0 = {{ nounwind "prefer-vector-width"="{width}" "min-legal-vector-width"="{width}" '
-            f'"no-builtins" "target-cpu"="{self.target.cpu}" "target-features"="{features}" }}'
+            '"no-builtins" }'
         )
         head = f"define void @{fn.name}(ptr %args, i64 %begin, i64 %end, ptr %scratch) #0 {{"
         return "\n".join(

@@ -88,7 +88,9 @@ def refusal(target_name: str, features: Iterable[str]) -> str | None:
     if wanted != architecture():
         return f"it was compiled for {target_name}, and this machine is {architecture()}"
     irrelevant = _X86_IRRELEVANT if wanted == "x86-64" else _ARM_IRRELEVANT
-    missing = sorted(set(features) - host_features() - irrelevant)
+    # The system and LLVM spell some names differently: avx_ifma and avxifma, sve2-aes and sveaes.
+    present = {_plain(f) for f in host_features()}
+    missing = sorted(f for f in set(features) - irrelevant if _plain(f) not in present)
     if wanted == "aarch64" and sys.platform != "linux":
         missing = []  # the system does not list features; every such machine has what "aarch64" needs
     if missing:
@@ -97,6 +99,10 @@ def refusal(target_name: str, features: Iterable[str]) -> str | None:
             f"compile it for a smaller target (target='x86-64' runs everywhere)"
         )
     return None
+
+
+def _plain(feature: str) -> str:
+    return feature.replace("-", "").replace("_", "").replace(".", "")
 
 
 def default_threads() -> int:

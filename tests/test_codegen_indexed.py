@@ -47,3 +47,29 @@ def test_wild_indices_stay_inside() -> None:
     _, node = case_graph(Case("scatter_add", "", (x, index, src), {"axis": 0}))
     out = run_kernel(table.lower(node, host_targets()[-1]), dict(zip(node.inputs, (x, index, src), strict=True)))
     np.testing.assert_array_equal(out[node.output][:, 0], [2, 1, 0, 2])
+
+
+@pytest.mark.parametrize("op", ["gather", "index_select", "scatter_add"])
+def test_an_axis_that_is_empty_at_run_time_is_not_touched(op: str) -> None:
+    """Indices into an empty axis are undefined, but nothing outside the tensor may be read or written."""
+    import ingot
+    from ingot.ir.dims import Dim
+
+    x = np.ones((4, 70000), np.float32)
+    index = np.zeros((2, 70000) if op != "index_select" else (2,), np.int64)
+    source = np.ones((2, 70000), np.float32)
+
+    def fn(x, index, source):
+        rest = x[1:]
+        if op == "gather":
+            return rest.gather(0, index) + source
+        if op == "index_select":
+            return rest.index_select(0, index) + source
+        return rest.scatter_add(0, index, source)
+
+    exe = ingot.compile(fn, x, index, source, dynamic={"x": {0: Dim("N", 1, 64)}})
+    got = exe(x[:1], index, source)
+    if op == "scatter_add":
+        assert got.shape == (0, 70000)
+    else:
+        np.testing.assert_array_equal(got, source)

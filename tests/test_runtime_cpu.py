@@ -65,3 +65,10 @@ def test_default_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     for quota, expected in [(None, 4), (1.5, 2), (0.2, 1), (3.0, 3), (64.0, 4)]:
         monkeypatch.setattr(cpu, "cgroup_quota", lambda quota=quota: quota)
         assert cpu.default_threads() == expected
+
+
+def test_spellings_of_feature_names_do_not_matter(monkeypatch) -> None:
+    monkeypatch.setattr(cpu, "host_features", lambda: frozenset({"sse2", "avx-ifma", "avx-vnni-int8", "sse4.1"}))
+    monkeypatch.setattr(cpu, "architecture", lambda: "x86-64")
+    assert cpu.refusal("x86-64", ["avxifma", "avxvnniint8", "sse4.1", "sse2"]) is None
+    assert "avx512f" in (cpu.refusal("x86-64", ["sse2", "avx512f"]) or "")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.dims import Extent
+from ...ir.dims import Extent, bounds
 from ...ir.dtypes import float32, float64, int64
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node, Value
@@ -237,10 +237,17 @@ class RegionEvaluator:
         last = self.builder.isub(self.extents(extent), 1)
         return self._clamped(self.math.from_vector(index), last, lanes)
 
+    def _if_any(self, extent: Extent, pos: Position) -> Position:
+        """``pos`` where an axis of ``extent`` has elements at all: from an empty one nothing is read."""
+        if bounds(extent)[0] >= 1:
+            return pos
+        return self.math.restrict(pos, self.builder.icmp("gt", self.builder.ival(self.extents(extent)), 0))
+
     def _op_gather(self, node: Node, pos: Position) -> Steps:
         (x, index), axis = node.inputs, node.attrs["axis"]
         chosen = self._selected((yield (index, pos)), x.shape[axis], pos.lanes)
-        return (yield (x, pos.at([chosen if a == axis else c for a, c in enumerate(pos.coords)])))
+        there = pos.at([chosen if a == axis else c for a, c in enumerate(pos.coords)])
+        return (yield (x, self._if_any(x.shape[axis], there)))
 
     def _op_index_select(self, node: Node, pos: Position) -> Steps:
         (x, index), axis = node.inputs, node.attrs["axis"]
@@ -249,4 +256,5 @@ class RegionEvaluator:
             chosen = self._selected((yield (index, where.scalar())), x.shape[axis], 1)
         else:
             chosen = self._selected((yield (index, where)), x.shape[axis], pos.lanes)
-        return (yield (x, pos.at([chosen if a == axis else c for a, c in enumerate(pos.coords)])))
+        there = pos.at([chosen if a == axis else c for a, c in enumerate(pos.coords)])
+        return (yield (x, self._if_any(x.shape[axis], there)))

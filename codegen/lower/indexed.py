@@ -144,6 +144,9 @@ class _Scatter:
             if covered[a] != self.shape[a]:
                 ok = b.icmp("lt", c.base, ext(covered[a]))
                 inside = ok if inside is None else b.op("and", inside, ok)
+        if bounds(self.shape[self.axis])[0] < 1:  # an empty axis has no place for any index
+            ok = b.icmp("gt", b.ival(extent), 0)
+            inside = ok if inside is None else b.op("and", inside, ok)
         body = lambda: _discard(b.loop(0, ext(covered[self.axis]), add))  # noqa: E731
         body() if inside is None else b.when(inside, body)
         if self.scratch is not None:
