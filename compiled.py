@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+import weakref
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +16,7 @@ import numpy as np
 from .frontend import dispatch
 from .frontend.structure import Spec, flatten, unflatten
 from .frontend.tensor import Tensor
-from .frontend.tracing import Trace, is_tracing, trace
+from .frontend.tracing import MODELS, Trace, is_tracing, module_of, trace
 from .ir.errors import InputError, UnsupportedError
 from .ir.plan import Program
 
@@ -22,10 +26,19 @@ if TYPE_CHECKING:
 
 Build = Callable[..., Program]
 
+MAX_VARIANTS = 64  # per live module or training step; the least recently used make room
+_ATTEMPTS = 3  # traces until the model stands still
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
+
 
 def is_data(x: Any) -> bool:
     """Whether ``x`` is a leaf of inputs and results."""
     return isinstance(x, (Tensor, np.ndarray))
+
+
+def is_input(x: Any) -> bool:
+    """Whether ``x`` is a leaf of the inputs of a live module: NumPy's scalars are arrays of no dimensions."""
+    return isinstance(x, (Tensor, np.ndarray, np.generic))
 
 
 def array_of(x: Any, name: str = "") -> np.ndarray:
@@ -216,21 +229,37 @@ def describe(spec: Spec) -> str:
 class Variant:
     """A program with live states: every call passes the states' present arrays; updates are written into them."""
 
-    def __init__(self, found: Trace, program: Program, threads: int | None, report: Report, keep: Any) -> None:
+    def __init__(
+        self, found: Trace, program: Program, threads: int | None, report: Report, lock: threading.RLock
+    ) -> None:
         from .runtime.executable import Executable
 
         self.executable = Executable(program, threads=threads)
         self.program = program
         self.report = report
         self.out_spec = found.out_spec
-        self.states = [found.states[p.name] for p in program.inputs if p.role != "input"]
+        ports = [p for p in program.inputs if p.role != "input"]
+        self.states = [found.states[p.name] for p in ports]
         self._results = found.out_spec.num_leaves
         first = len(program.inputs) - len(self.states)
         self._updated = [p.updates - first for p in program.outputs if p.updates >= 0]
+        # Calls that write exclude each other: those of one model, and all that draw random numbers.
+        self._locks: list[threading.RLock] = [lock] if self._updated else []
+        if any(ports[i].role == "rng" for i in self._updated):
+            self._locks.append(_RANDOM)
         self.slots: list[tuple[int, Tensor, str]] | None = None  # states that are looked up (training steps)
-        self._keep = keep  # signatures hold ids of these objects
+        self.keep: Any = None  # the key holds ids of these objects
+        self.used = 0
 
     def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        if not self._locks:
+            return self.executable.run(inputs + [s._data for s in self.states])[: self._results]
+        with ExitStack() as held:
+            for lock in self._locks:
+                held.enter_context(lock)
+            return self._run_and_write(inputs)
+
+    def _run_and_write(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
         held = [s._data for s in self.states]
         copied = [i for i in self._updated if not held[i].flags.c_contiguous]
         arrays = list(held)
@@ -242,36 +271,113 @@ class Variant:
         return results
 
 
-def signature(leaves: Sequence[Any], structure: str, *modules: Any) -> tuple[tuple[Any, ...], list[Any]]:
-    """(what a variant depends on: input types, structure, modes, the states' identities; the objects named by id).
+_RANDOM = threading.RLock()
+_model_locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 
-    It is made at every call, so it is a flat tuple of cheap things (a dtype's number hashes faster than a dtype).
-    """
-    key: list[Any] = [structure]
-    for x in leaves:
+
+def lock_of(model: Any) -> threading.RLock:
+    """One lock per model, shared by everything that was compiled from it."""
+    with MODELS:
+        try:
+            return _model_locks.setdefault(module_of(model) or model, threading.RLock())
+        except TypeError:  # a callable without weak references or without a hash
+            return threading.RLock()
+
+
+# -- keys: what a variant depends on ------------------------------------------------------------------
+# They are made at every call, so they are flat tuples of cheap things (a dtype's number hashes faster than a dtype).
+# Objects are named by id; ``keep`` collects them, for an id may be used again once its object is gone.
+Key = tuple[Hashable, ...]
+
+
+def constant_key(value: Any, keep: list[Any]) -> Hashable:
+    """Plain data by type and value (floats as text: 0.0 equals -0.0, and no NaN equals itself), the rest by identity."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return (kind, repr(value) if kind in (float, complex) else value)
+    keep.append(value)
+    return (kind, id(value))
+
+
+def structure_key(spec: Spec, keep: list[Any], modules: list[Any]) -> Key:
+    """The structure of arguments with its constants; modules among those are added to ``modules``."""
+    parts: list[Hashable] = []
+    stack = [spec]
+    while stack:
+        s = stack.pop()
+        parts.append(s.kind)
+        if s.kind == "const":
+            value = unwrap(s.value)
+            if hasattr(value, "_modules"):
+                modules.append(value)
+            parts.append(constant_key(value, keep))
+        elif s.kind != "leaf":
+            parts += (len(s.children), s.value, *(constant_key(k, keep) for k in s.keys))
+            stack += s.children
+    return tuple(parts)
+
+
+def inputs_key(arrays: Sequence[Any]) -> Key:
+    key: list[Hashable] = []
+    for x in arrays:
         key += (x.shape, x.dtype.num)
-    keep: list[Any] = []
+    return tuple(key)
+
+
+def modules_key(modules: Sequence[Any], keep: list[Any]) -> Key:
+    """Modules with everything below: which they are, modes, hooks, and their parameters' and buffers' identities."""
+    key: list[Hashable] = []
     seen: set[int] = set()
     stack = [m for m in modules if hasattr(m, "_modules")]
     while stack:
         m = stack.pop()
+        key.append(id(m))
         if m is None or id(m) in seen:
             continue
         seen.add(id(m))
         own = m.__dict__
         keep.append(m)
-        key += (id(m), own["training"])
-        for p in own["_parameters"].values():
+        key.append(own["training"])
+        for name, p in own["_parameters"].items():
+            key.append(name)
             if p is not None:
                 keep.append(p)
                 data = p._data
                 key += (id(p), p.requires_grad, data.dtype.num, data.shape)
-        for b in own["_buffers"].values():
+        for name, b in own["_buffers"].items():
+            key.append(name)
             if b is not None:
                 keep.append(b)
                 key += (id(b), b._data.dtype.num, b._data.shape)
-        stack += own["_modules"].values()
-    return tuple(key), keep
+        for hooks in (own["_forward_pre_hooks"], own["_forward_hooks"]):
+            if hooks:
+                keep += hooks.values()
+                key += ("hooks", *hooks, *map(id, hooks.values()))
+        children = own["_modules"]
+        key += children
+        stack += children.values()
+    return tuple(key)
+
+
+# Parts of a key, as the warning about many variants names them.
+_PARTS = ("the structure or the constants of the arguments", "the shapes or dtypes of the inputs", "the model",
+          "the parameters or the fixed options of the optimizer")  # fmt: skip
+
+
+def what_changes(keys: Sequence[Key]) -> str:
+    """What tells ``keys`` (of variants, oldest first) apart most: words for a warning."""
+    part = max(range(min(map(len, keys))), key=lambda i: len({key[i] for key in keys}))
+    a, b = keys[-2][part], keys[-1][part]
+    if part == 1:
+        return f"{_PARTS[part]} (the latest: {[x for x in b if isinstance(x, tuple)]})"  # type: ignore[union-attr]
+    if part != 2:
+        return _PARTS[part]
+    last = ""
+    for x, y in zip(a, b, strict=False):  # type: ignore[call-overload]
+        if x != y:
+            break
+        last = y if isinstance(y, str) else last
+    return f"{_PARTS[part]} (its modes, hooks, or which parameters, buffers and modules it holds, at {last!r})"
 
 
 def function_name(model: Any) -> str:
@@ -280,28 +386,102 @@ def function_name(model: Any) -> str:
     return "".join(c if c.isalnum() else "_" for c in name)
 
 
+class _Entry:
+    """Variants with equal keys. They differ in the modules that only tracing showed (those a function reaches)."""
+
+    def __init__(self) -> None:
+        self.modules: list[Any] = []
+        self.variants: dict[Key, Variant] = {}
+
+
 class _Compiling:
-    """What live modules and training steps share: variants by signature, made under a lock."""
+    """What live modules and training steps share: variants by key, made under a lock, ``MAX_VARIANTS`` at most."""
 
-    def __init__(self, options: Options, build: Build) -> None:
+    def __init__(self, model: Any, options: Options, build: Build) -> None:
         self.options, self.build = options, build
-        self.variants: dict[tuple[Any, ...], Variant] = {}
-        self.lock = threading.RLock()
+        self.lock = lock_of(model)
+        self._entries: dict[Key, _Entry] = {}
+        self._made: dict[Variant, tuple[Key, Key]] = {}
+        self._clock = itertools.count(1)
+        self._warned = False
 
-    def variant(self, key: tuple[Any, ...], keep: Any, trace_it: Callable[[], Trace]) -> Variant:
-        found = self.variants.get(key)
+    @property
+    def variants(self) -> list[Variant]:
+        return list(self._made)
+
+    def variant(self, sign: Callable[[], tuple[Key, list[Any]]], trace_it: Callable[[], Trace]) -> Variant:
+        """The variant for the key that ``sign`` makes of inputs and model (with the objects it names by id)."""
+        with MODELS:  # no trace in another thread has changed modes meanwhile
+            found = self._lookup(sign()[0])
         if found is not None:
             return found
         from .driver import Report
 
         with self.lock:
-            if key not in self.variants:
-                report = Report()
-                with report.stage("trace"):
-                    traced = trace_it()
-                program = self.build(traced.graph, self.options, report)
-                self.variants[key] = Variant(traced, program, self.options.threads, report, keep)
-            return self.variants[key]
+            report = Report()
+            for attempt in range(_ATTEMPTS):
+                with MODELS:
+                    key, _ = sign()
+                    found = self._lookup(key)
+                    if found is not None:
+                        return found
+                    known = list(entry.modules) if (entry := self._entries.get(key)) else []
+                    before = modules_key(known, [])
+                    with report.stage("trace"):
+                        traced = trace_it()
+                    after, keep = sign()
+                    # Modes and members may change while forward runs: by another thread, or by forward itself.
+                    stable = (after, modules_key(known, [])) == (key, before)
+                    named = {id(k) for k in keep}
+                    reached = [m for m in traced.modules if id(m) not in named]
+                    modules = known + [m for m in reached if not any(m is k for k in known)]
+                    extra = modules_key(modules, keep)
+                if stable or attempt == _ATTEMPTS - 1:
+                    break
+            program = self.build(traced.graph, self.options, report)
+            made = Variant(traced, program, self.options.threads, report, self.lock)
+            made.keep = [keep, modules]
+            if stable:
+                self._store(key, modules, extra, made)
+            else:
+                self._warn("its modules change whenever they are traced, so nothing compiled can be kept")
+            return made
+
+    def _lookup(self, key: Key) -> Variant | None:
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        found = entry.variants.get(modules_key(entry.modules, []) if entry.modules else ())
+        if found is not None:
+            found.used = next(self._clock)
+        return found
+
+    def _store(self, key: Key, modules: list[Any], extra: Key, made: Variant) -> None:
+        while len(self._made) >= MAX_VARIANTS:
+            keys = [*self._made.values(), (key, extra)]
+            changing = what_changes([(k[0], k[1], (*k[2], *e), *k[3:]) for k, e in keys])  # type: ignore[misc]
+            self._warn(f"more than {MAX_VARIANTS} variants, because of changes between calls in {changing}. The least "
+                       "recently used are dropped and compiled again when needed")  # fmt: skip
+            oldest = min(self._made, key=lambda v: v.used)
+            old_key, old_extra = self._made.pop(oldest)
+            del self._entries[old_key].variants[old_extra]
+            if not self._entries[old_key].variants:
+                del self._entries[old_key]
+        entry = self._entries.setdefault(key, _Entry())
+        if len(modules) != len(entry.modules):
+            # The keys of the earlier variants lack the new modules: they cannot be found any more.
+            for variant in entry.variants.values():
+                del self._made[variant]
+            entry.variants = {}
+            entry.modules = modules
+        made.used = next(self._clock)
+        entry.variants[extra] = made
+        self._made[made] = key, extra
+
+    def _warn(self, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"compiling again and again: {what}.", RuntimeWarning, stacklevel=5)
 
 
 # Methods of Module that return the module: on a live module they return the live module.
@@ -319,7 +499,7 @@ class LiveModule:
     """
 
     def __init__(self, model: Any, options: Options, build: Build) -> None:
-        self.__dict__.update(_model=model, _compiling=_Compiling(options, build))
+        self.__dict__.update(_model=model, _compiling=_Compiling(model, options, build))
 
     def __getattr__(self, name: str) -> Any:
         if "_model" not in self.__dict__:  # a copy under construction
@@ -346,22 +526,27 @@ class LiveModule:
     @property
     def variants(self) -> list[Variant]:
         """The compiled variants so far, oldest first (``.program``, ``.report``)."""
-        return list(self._compiling.variants.values())
+        return self._compiling.variants
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if is_tracing():
             return self._model(*args, **kwargs)
         leaves: Sequence[Any] = args
-        structure = str(len(args))
-        if kwargs or not all(is_data(a) for a in args):
+        structure: Key = ()
+        modules, given = [module_of(self._model)], []
+        if kwargs or not all(map(is_data, args)):
             for x in (*args, *kwargs.values()):
                 array_of(x)  # refuses other libraries' tensors, which would pass for constants
-            leaves, spec = flatten((args, kwargs), is_data)
-            structure = describe(spec)
+            leaves, spec = flatten((args, kwargs), is_input)
+            structure = structure_key(spec, given, modules)
         arrays = [array_of(x) for x in leaves]
-        key, keep = signature(arrays, structure, self._model)
+
+        def sign() -> tuple[Key, list[Any]]:
+            keep = list(given)
+            return (structure, inputs_key(arrays), modules_key(modules, keep)), keep
+
         variant = self._compiling.variant(
-            key, keep, lambda: trace(self._model, args, kwargs, name=function_name(self._model))
+            sign, lambda: trace(self._model, args, kwargs, name=function_name(self._model))
         )
         results: list[Any] = variant.run(arrays)
         if any(isinstance(x, Tensor) for x in leaves):

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .compiled import Build, Variant, _Compiling, array_of, describe, function_name, is_data, signature, unwrap
+from .compiled import (
+    Build, Key, Variant, _Compiling, array_of, constant_key, function_name, inputs_key, is_input, modules_key,
+    structure_key, unwrap,
+)  # fmt: skip
 from .frontend import dispatch
 from .frontend.structure import flatten
 from .frontend.tensor import Tensor
-from .frontend.tracing import Trace, current, trace
+from .frontend.tracing import Trace, current, is_tracing, module_of, trace
 from .ir.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -34,27 +37,34 @@ class TrainingStep:
         self, model: Any, loss_fn: Callable[..., Any], optimizer: Optimizer, options: Options, build: Build
     ) -> None:
         self.model, self.loss_fn, self.optimizer = unwrap(model), loss_fn, optimizer
-        self._compiling = _Compiling(options, build)
+        self._compiling = _Compiling(self.model, options, build)
         self._scalars: dict[tuple[int, str, np.dtype], Tensor] = {}
         self._owners: dict[int, tuple[Tensor, str]] = {}  # optimiser state by id, of the latest trace
 
     @property
     def variants(self) -> list[Variant]:
         """The compiled variants so far, oldest first (``.program``, ``.report``)."""
-        return list(self._compiling.variants.values())
+        return self._compiling.variants
 
     def __call__(self, *inputs: Any) -> Tensor:
         """Run one step on ``(*model_inputs, target)``; returns the loss before the update, a 0-d Tensor."""
         if len(inputs) < 2:
             raise InputError("a training step takes the model's inputs and the target: step(x, y)")
-        leaves, spec = flatten(inputs, is_data)
+        if is_tracing():
+            raise InputError("a training step cannot be called inside a function that is being compiled")
+        leaves, spec = flatten(inputs, is_input)
         arrays = [array_of(x) for x in leaves]
+        given: list[Any] = []
+        modules = [module_of(self.model), module_of(self.loss_fn)]
+        structure = structure_key(spec, given, modules)
+
+        def sign() -> tuple[Key, list[Any]]:
+            keep = list(given)
+            return (structure, inputs_key(arrays), modules_key(modules, keep), self._groups_key(keep)), keep
+
         # Two steps at once would race for the parameters.
         with self._compiling.lock:
-            key, keep = signature(arrays, describe(spec), self.model, self.loss_fn)
-            groups = self._groups()
-            keep = [keep, groups]
-            variant = self._compiling.variant((key, tuple(map(_identity, groups))), keep, lambda: self._trace(inputs))
+            variant = self._compiling.variant(sign, lambda: self._trace(inputs))
             if variant.slots is None:
                 owners = [(i, self._owners.get(id(t))) for i, t in enumerate(variant.states)]
                 variant.slots = [(i, *owner) for i, owner in owners if owner is not None]
@@ -62,14 +72,15 @@ class TrainingStep:
             (loss,) = variant.run(arrays)
         return dispatch.from_array(loss)
 
-    def _groups(self) -> list[tuple[list[Tensor], tuple[Any, ...]]]:
-        """Per parameter group its parameters, and the options that are fixed in the graph."""
-        out = []
+    def _groups_key(self, keep: list[Any]) -> Key:
+        """Per parameter group its parameters, which options are run-time numbers, and the options that are fixed."""
+        key: list[Any] = []
         for group in self.optimizer.param_groups:
-            numbers = self.optimizer.graph_hyper(group)
-            fixed = tuple((k, repr(v)) for k, v in sorted(group.items()) if k not in numbers and k != "params")
-            out.append((list(group["params"]), (*sorted(numbers), *fixed)))
-        return out
+            keep += group["params"]
+            key += (len(group["params"]), *map(id, group["params"]), *sorted(self.optimizer.graph_hyper(group)))
+            fixed = self.optimizer.fixed_hyper(group)
+            key += ((name, constant_key(value, keep)) for name, value in fixed.items())
+        return tuple(key)
 
     def _refresh(self, variant: Variant) -> None:
         """The present learning rates, and the present optimiser state (``load_state_dict`` makes new tensors)."""
@@ -90,7 +101,7 @@ class TrainingStep:
         states: dict[str, Tensor] = {}
         roles: dict[str, str] = {}
         names: dict[int, str] = {}
-        for prefix, part in (("", model), ("loss_fn.", loss_fn)):
+        for prefix, part in (("", module_of(model)), ("loss_fn.", module_of(loss_fn))):
             for name, p in part.named_parameters() if hasattr(part, "named_parameters") else ():
                 if id(p) not in names:
                     states[prefix + name], roles[prefix + name], names[id(p)] = p, "parameter", prefix + name
@@ -159,11 +170,6 @@ class TrainingStep:
             for key, value in new_state.items():
                 state[key]._assign(value)
             p._assign(new)
-
-
-def _identity(group: tuple[list[Tensor], tuple[Any, ...]]) -> tuple[Any, ...]:
-    params, fixed = group
-    return tuple(map(id, params)), fixed
 
 
 def ancestors(value: Value, stop: Sequence[Value]) -> set[Value]:

@@ -50,8 +50,15 @@ class Optimizer:
         raise NotImplementedError
 
     def graph_hyper(self, group: Hyper) -> dict[str, float]:
-        """The options that a compiled step takes as run-time numbers; all others are fixed in the graph."""
+        """The options that a compiled step takes as run-time numbers."""
         raise NotImplementedError
+
+    def fixed_hyper(self, group: Hyper) -> dict[str, Any]:
+        """The options that are fixed in the graph of a compiled step, which is compiled again when one changes: here
+        every option with a default that is not in ``graph_hyper``. Other keys of a group are bookkeeping (of
+        schedulers, say), and ``_update`` must not read them."""
+        numbers = self.graph_hyper(group)
+        return {name: group[name] for name in self.defaults if name not in numbers}
 
     def init_state(self, param: Tensor) -> dict[str, Tensor]:
         """The state of ``param`` for a compiled step: the existing tensors, created where there are none."""

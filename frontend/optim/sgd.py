@@ -78,6 +78,10 @@ class SGD(Optimizer):
             names.append("dampening")
         return {name: float(group[name]) for name in names}
 
+    def fixed_hyper(self, group: Hyper) -> dict[str, Any]:
+        """nesterov and maximize; which numbers are 0 shows in ``graph_hyper``."""
+        return {"nesterov": bool(group["nesterov"]), "maximize": bool(group["maximize"])}
+
     def init_state(self, param: Tensor) -> dict[str, Tensor]:
         """``momentum_buffer`` (zeros before the first step) and, with dampening, ``_started`` (0-d, 0 or 1)."""
         group = next(g for g in self.param_groups if any(p is param for p in g["params"]))
