@@ -369,7 +369,7 @@ def what_changes(keys: Sequence[Key]) -> str:
     part = max(range(min(map(len, keys))), key=lambda i: len({key[i] for key in keys}))
     a, b = keys[-2][part], keys[-1][part]
     if part == 1:
-        return f"{_PARTS[part]} (the latest: {[x for x in b if isinstance(x, tuple)]})"  # type: ignore[union-attr]
+        return f"{_PARTS[part]} (the latest: {[x for x in b if isinstance(x, tuple)]})"  # type: ignore[attr-defined]
     if part != 2:
         return _PARTS[part]
     last = ""
@@ -496,6 +496,14 @@ class LiveModule:
     Parameters and buffers are read (and running statistics written) where they are, so loading a state dict or
     an optimiser step shows at the next call. Attributes are the wrapped module's. Forward hooks, and whatever
     else in ``forward`` is not a tensor operation, run when a variant is traced, not at every call.
+
+    What is fixed per variant: Python attributes and globals that ``forward`` reads (changing ``self.scale`` from 2.0 to
+    3.0 has no effect on variants that exist; a buffer has), tensors from outside that are neither parameters nor
+    buffers of a module that is called, and objects among the arguments (plain data counts by value, anything else
+    by identity). In-place operations on an input change it inside the computation only, not the caller's array.
+
+    At most ``MAX_VARIANTS`` variants are kept; the least recently used make room, and the first time a RuntimeWarning
+    says what keeps changing. Safe to call from several threads; calls that write state (train mode) take turns.
     """
 
     def __init__(self, model: Any, options: Options, build: Build) -> None:
@@ -533,7 +541,8 @@ class LiveModule:
             return self._model(*args, **kwargs)
         leaves: Sequence[Any] = args
         structure: Key = ()
-        modules, given = [module_of(self._model)], []
+        modules = [module_of(self._model)]
+        given: list[Any] = []
         if kwargs or not all(map(is_data, args)):
             for x in (*args, *kwargs.values()):
                 array_of(x)  # refuses other libraries' tensors, which would pass for constants

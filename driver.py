@@ -334,7 +334,12 @@ def compile(
     With ``examples`` (Tensors, arrays or ``InputSpec``s; nested structures allowed): an inference executable
     in eval mode, weights frozen at their present values. Without: a ``LiveModule`` that compiles at the first
     call for each input signature and follows parameters and train/eval mode. ``forward`` itself (and hooks)
-    run once per compile, on symbolic tensors.
+    run on symbolic tensors when something is compiled, not at every call: Python attributes that it reads are
+    fixed then, and in-place operations on an input do not reach the caller's array.
+
+    A function may call modules: their parameters and buffers are treated like a Module's own. A plain Tensor
+    that it captures is a constant. With examples, the modules themselves are in eval mode while they are
+    traced, which another thread that calls them uncompiled can see.
 
     Args:
         kwargs: keyword inputs of ``forward``.
@@ -376,7 +381,8 @@ def compile_step(
     One native call runs ``loss_fn(model(*inputs), target)``, its gradients and the optimiser's update, and
     changes parameters, buffers and optimiser state in place. It compiles at the first call for each input
     signature and follows train/eval mode and ``requires_grad``; the learning rate and the other numbers of
-    ``optimizer.param_groups`` are read at every call.
+    ``optimizer.param_groups`` are read at every call. Modules that ``loss_fn`` calls are followed too; a plain Tensor
+    that it captures is a constant: pass it as an input.
     """
     from .training import TrainingStep
 

@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .compiled import (
-    Build, Key, Variant, _Compiling, array_of, constant_key, function_name, inputs_key, is_input, modules_key,
-    structure_key, unwrap,
-)  # fmt: skip
+    Build,
+    Key,
+    Variant,
+    _Compiling,
+    array_of,
+    constant_key,
+    function_name,
+    inputs_key,
+    is_input,
+    modules_key,
+    structure_key,
+    unwrap,
+)
 from .frontend import dispatch
 from .frontend.structure import flatten
 from .frontend.tensor import Tensor
