@@ -291,7 +291,7 @@ Key = tuple[Hashable, ...]
 
 
 def constant_key(value: Any, keep: list[Any]) -> Hashable:
-    """Plain data by type and value (floats as text: 0.0 equals -0.0, and no NaN equals itself), the rest by identity."""
+    """Plain data by type and value (floats as text: 0.0 equals -0.0, no NaN itself), the rest by identity."""
     kind = type(value)
     if kind in _PLAIN:
         return (kind, repr(value) if kind in (float, complex) else value)
