@@ -309,7 +309,7 @@ class Generator:
         a short one, for three instructions per block and vector.
         """
         spec = self.spec
-        if spec.unroll_all or spec.vector_a or self.sum_type is not dtypes.float32:
+        if spec.unroll_all or self.sum_type is not dtypes.float32:
             return None
         terms = sum(product_of(segment.axes) for segment in spec.segments)
         if terms <= 2 * BLOCK:
@@ -418,13 +418,16 @@ def product_of(axes: Sequence[Axis]) -> int:
     return terms
 
 
-def group_size(axis: Axis, below: int) -> int | None:
-    """How many steps of ``axis``, of ``below`` terms each, make a block of about BLOCK: a divisor of its extent."""
+def group_size(axis: Axis, below: int) -> int:
+    """How many steps of ``axis``, of ``below`` terms each, make a block of about BLOCK; divisors of a known extent
+    come first, because then no code is needed for a rest."""
+    usual = max(2, BLOCK // below)
     if axis.bounds is not None or not isinstance(axis.extent, int):
-        return None
-    sizes = [d for d in range(1, axis.extent + 1) if axis.extent % d == 0 and BLOCK // 4 <= d * below <= 4 * BLOCK]
+        return usual
+    low, high = max(2, BLOCK // 4 // below), min(axis.extent, 2 * BLOCK // below)
+    sizes = [d for d in range(low, high + 1) if axis.extent % d == 0]
     even = [d for d in sizes if below > 1 or d % 16 == 0] or sizes
-    return min(even, key=lambda d: abs(d * below - BLOCK)) if even else None
+    return min(even, key=lambda d: abs(d * below - BLOCK)) if even else usual
 
 
 class _Tile:
@@ -455,21 +458,33 @@ class _Tile:
         sa, sb = g.extent(g.spec.a.stride(axis.name)), g.extent(g.spec.b.stride(axis.name))
         below = product_of(inner)
         group = 1 if below >= BLOCK // 2 else group_size(axis, below)
-        if group is None:  # too short a block, and the axis cannot be cut: one level less deep
-            block(axes, pa, pb)
-            return
 
-        def part(i: Any) -> None:
+        def part(i: Any, steps: Axis | None = None) -> None:
             qa, qb = b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb))
-            if group > 1:
-                block((replace(axis, extent=group), *inner), qa, qb)
+            if steps is not None:
+                block((steps, *inner), qa, qb)
             elif inner:
                 self.reduce_in_blocks(inner, qa, qb, totals, zero)
             else:
                 block((), qa, qb)
 
         low, high = (0, g.extent(axis.extent)) if axis.bounds is None else axis.bounds(b, g.extent, g.at)
-        b.loop(low, high, lambda i: part(i), step=group)
+        if group == 1:
+            b.loop(low, high, lambda i: part(i))
+            return
+        cut = replace(axis, extent=group, bounds=None)
+        if axis.bounds is None and isinstance(axis.extent, int) and axis.extent % group == 0:
+            b.loop(low, high, lambda i: part(i, cut), step=group)
+            return
+        # Whole blocks, then what is left of a range that they do not divide.
+        count = b.imax(b.isub(high, low), 0)
+        middle = b.iadd(low, b.imul(b.idiv(count, group), group))
+        rest = b.isub(high, middle)
+        b.loop(low, middle, lambda i: part(i, cut), step=group)
+        tail = replace(axis, extent=rest if isinstance(rest, int) else group, bounds=None)
+        if not isinstance(rest, int):
+            tail = replace(tail, bounds=lambda *_: (0, rest))
+        part(middle, tail)
 
     def reduce(self, axes: tuple[Axis, ...], pa: Val, pb: Val, sums: list[Val]) -> list[Val]:
         g, b = self.g, self.b
