@@ -144,8 +144,10 @@ class Executable:
         if first_use is not None:
             first_use()
             self._first_use = None
-        if POOL.size < self._workers:
-            POOL.ensure(self._workers, self.program.kernels[abi.EXECUTOR])
+        if self._workers:
+            if POOL.size < self._workers:
+                POOL.ensure(self._workers, self.program.kernels[abi.EXECUTOR])
+            POOL.clear_caller_cpu()
         try:
             return self._free.pop()
         except IndexError:

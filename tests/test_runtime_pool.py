@@ -266,3 +266,27 @@ def test_counter_program_is_shared_between_executables() -> None:
         a.run([state])
         b.run([state])
     assert (state == 100).all()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_workers_stay_off_the_callers_cpu() -> None:
+    """A caller that is pinned to a CPU finds the workers on the others, wherever it is pinned."""
+    import ingot
+
+    x = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
+    exe = ingot.compile(lambda x: x @ x.T, x, threads=2)
+    allowed = os.sched_getaffinity(0)
+    try:
+        for cpu in sorted(allowed)[:2]:
+            os.sched_setaffinity(0, {cpu})
+            exe(x)
+            workers = [t for t in threading.enumerate() if t.name.startswith("ingot-worker")]
+            assert workers
+            # A pinned caller allows its workers no other CPU, so they are left where they are.
+            os.sched_setaffinity(0, allowed)
+            POOL._caller_cpu = -1
+            exe(x)
+            here = POOL._caller_cpu
+            assert all(here not in os.sched_getaffinity(t.native_id) for t in workers)
+    finally:
+        os.sched_setaffinity(0, allowed)
