@@ -16,6 +16,7 @@ from ingot.ir.dims import Dim
 from ingot.ir.dtypes import DType
 from ingot.ir.errors import UnsupportedError
 from ingot.ir.graph import Graph, Node
+from ingot.ir.interpreter import eval_node
 from ingot.ir.layout import DENSE, Layout
 from ingot.ir.target import Target
 from ingot.ir.types import TensorType
@@ -246,3 +247,20 @@ def test_refusals_name_the_layout() -> None:
     node.inputs[1].type = node.inputs[1].type.with_layout(DENSE)
     with pytest.raises(UnsupportedError, match="weight is not packed"):
         lower_contraction(node, target)
+
+
+@each_target
+def test_parts_of_a_weight_gradient_with_a_dense_result_share_their_panels(target: Target) -> None:
+    lanes = target.lanes(dtypes.float32)
+    halo = ((0, 0), (0, 0), (1, 1), (1, 1))
+    types = [
+        TensorType(dtypes.float32, (2, 2 * lanes + 1, 9, 9), Layout(blocks=((1, lanes),), halo=halo)),
+        TensorType(dtypes.float32, (2, 6 * lanes - 1, 9, 9), Layout(blocks=((1, lanes),))),
+    ]
+    attrs = {"kernel": (3, 3), "stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    node = make("conv_weight_grad", types, **attrs)
+    rng = np.random.default_rng(0)
+    arrays = {v: rng.standard_normal(v.shape).astype(np.float32) for v in node.inputs}
+    (got,) = run_kernel(node, arrays, target)
+    (want,) = eval_node(node, [a.astype(np.float64) for a in arrays.values()], float64=True)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -143,6 +143,7 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
     extents = Extents(b)
     lanes = target.lanes(compute(core.output.dtype))
     generators, notes = [], []
+    width: int | None = None  # parts share the panel loop, so they must agree on the vectors per panel
     for plan in plans:
 
         def finish(nb: int, plan: Plan = plan) -> Contraction:
@@ -152,7 +153,11 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
             return merge_rows(plan.make(lanes, nb, outs, extras))
 
         draft = finish(plan.nb or 1)
-        chosen = scheduling.choose(target, problem(plan, draft, len(plans)))
+        wanted = problem(plan, draft, len(plans))
+        if wanted.nb is None and width is not None:
+            wanted = replace(wanted, nb=width)
+        chosen = scheduling.choose(target, wanted)
+        width = chosen.nb
         spec = finish(chosen.nb)
         bptr, prepare = pointers[group.operands[1 - plan.left]], None
         if plan.panel is not None:
