@@ -71,7 +71,7 @@ def check_graph(
     result = CheckResult()
     oracle = interpret(graph, inputs, float64=True)
     optimised = _passes(graph, inputs, oracle, options, result)
-    tapped, values = _tap(optimised)
+    tapped, values = tap(optimised)
     target = options.resolve_target()
     compiler = ReportingCompiler(target, KernelCache.default() if options.cache else None, options.reproducer_dir)
     outputs = Executable(build_program(tapped, compiler), threads=options.threads).run(list(inputs))
@@ -140,7 +140,7 @@ def _passes(
     return copy
 
 
-def _tap(graph: Graph) -> tuple[Graph, list[Value]]:
+def tap(graph: Graph) -> tuple[Graph, list[Value]]:
     """A copy of ``graph`` with every computed value among the outputs, and the original values in that order."""
     copy, mapping = graph.clone()
     # A result that is only another shape of a computed value is that value's memory, which can be one output only.

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from ingot.checking import tap
 from ingot.codegen.host import host_target
 from ingot.codegen.library import NativeKernels
 from ingot.codegen.lower import table
@@ -26,9 +27,7 @@ from ingot.ir.dtypes import DType, dtype_from_numpy, float32, tolerance
 from ingot.ir.errors import IngotError
 from ingot.ir.graph import Graph, Node, Value
 from ingot.ir.interpreter import bind_symbols, eval_node, interpret
-from ingot.ir.layout import DENSE
 from ingot.ir.registry import Fusion
-from ingot.passes.materialise_outputs import memory_root
 from ingot.passes.schedule_updates import is_alias
 from ingot.program import KernelCompiler, build_program
 from ingot.runtime.executable import Executable
@@ -187,27 +186,6 @@ def coarsest(graph: Graph) -> DType:
 def require(condition: bool, message: str) -> None:
     if not condition:
         raise Mismatch(message)
-
-
-def tap(graph: Graph) -> tuple[Graph, list[Value]]:
-    """A copy with every computed value among the outputs, and the original values in that order."""
-    copy, mapping = graph.clone()
-    claimed = {memory_root(o) for o in copy.outputs}  # written once already
-    values = []
-    for node in graph:
-        if node.op == "constant" or is_alias(node):
-            continue
-        for out in node.outputs:
-            if not out.users and not graph.is_output(out):
-                continue
-            new = mapping[out]
-            if not new.type.layout.is_dense:
-                new = copy.create("layout_cast", [new], {"layout": DENSE}, [new.type.with_layout(DENSE)]).output
-            elif new in claimed:
-                new = copy.create("identity", [new], {}, [new.type]).output
-            copy.add_output(new, f"tap.{out.name}")
-            values.append(out)
-    return copy, values
 
 
 # -- the check ----------------------------------------------------------------------------------------
