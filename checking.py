@@ -23,7 +23,7 @@ from .ir.dtypes import DType, tolerance
 from .ir.errors import CheckError
 from .ir.graph import Graph, Node, Value
 from .ir.interpreter import bind_symbols, eval_node, interpret
-from .ir.layout import DENSE
+from .ir.layout import DENSE, FORMS
 from .ir.registry import Fusion
 from .kernel_failure import ReportingCompiler
 from .passes.manager import PassContext, PassManager
@@ -113,11 +113,9 @@ def _passes(
     graph: Graph, inputs: Sequence[np.ndarray], oracle: list[np.ndarray], options: Options, result: CheckResult
 ) -> Graph:
     """The optimised graph; CheckError names a pass that changed the results in float64."""
-    from .codegen.library import NativeKernels
-
     copy, _ = graph.clone()
-    target = options.resolve_target()
-    kernels = NativeKernels(target)
+    kernels = options.kernels()
+    target = kernels.target
     context = PassContext(target, kernels)
     for stage in standard():
         if stage.name in options.disable:
@@ -180,6 +178,8 @@ def _check_node(node: Node, held: dict[Value, np.ndarray], env: Mapping[str, int
             # Cancellation inside a fused kernel costs the NumPy reference in the same precision digits too.
             reference = reference or eval_node(node, arrays, env)
             rtol = max(rtol, 4 * largest_error(reference[i], want, out.dtype))
+        # Kernels on transformed weights state an error in the mean; single elements may be ten times off.
+        rtol = max([rtol, *(10 * FORMS[v.type.layout.form].error for v in node.inputs if v.type.layout.form)])
         found.append((here, rtol))
     error, bound = max(found, key=lambda f: f[0] - f[1], default=(0.0, 0.0))
     ops = "+".join(n.op for n in node.regions[0] if n.op != "constant") if node.regions else node.op

@@ -251,15 +251,14 @@ def inspect_command(stage: str, kernel: int | None, **arguments: Any) -> None:
 
 def _print_after(graph: Any, name: str, options: Any) -> None:
     """The graph after the last pass called ``name``."""
-    from .codegen.library import NativeKernels
     from .passes.manager import PassContext, PassManager
     from .passes.pipeline import standard
 
-    target = options.resolve_target()
+    kernels = options.kernels()
     passes = standard()
     last = max(i for i, p in enumerate(passes) if name in p.names())
     disabled = set(options.disable) & {n for p in passes[: last + 1] for n in p.names()}
-    PassManager(passes[: last + 1], disabled=disabled).run(graph, PassContext(target, NativeKernels(target)))
+    PassManager(passes[: last + 1], disabled=disabled).run(graph, PassContext(kernels.target, kernels))
     click.echo(str(graph))
 
 

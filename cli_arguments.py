@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from .ir.kernels import PRECISIONS
+
 TARGETS = ("host", "x86-64", "x86-64-avx2", "x86-64-avx512", "aarch64")
 
 
@@ -158,6 +160,8 @@ def model_options(fn: Callable[..., Any]) -> Callable[..., Any]:
                          help="Checkpoint (.pt, .pth, .th, .safetensors) to load into the model first."),
             click.option("--target", type=click.Choice(TARGETS), default="host", show_default=True,
                          help="CPU to compile for."),
+            click.option("--precision", type=click.Choice(PRECISIONS), default="float32", show_default=True,
+                         help="How exact kernels have to be."),
             click.option("--threads", type=click.IntRange(1), help="Threads at run time."),
             click.option("--disable-pass", "disable", multiple=True, metavar="PASS", help="Leave a pass out."),
             click.option("--no-cache", is_flag=True, help="Do not use the kernel cache."),
@@ -171,7 +175,8 @@ class Request:
     """The common arguments of the commands that take a model."""
 
     def __init__(self, model: str, inputs: Sequence[str], dims: Sequence[str], weights: str | None,
-                 target: str | None, threads: int | None, disable: Sequence[str], no_cache: bool) -> None:  # fmt: skip
+                 target: str | None, precision: str, threads: int | None, disable: Sequence[str],
+                 no_cache: bool) -> None:  # fmt: skip
         from .driver import input_names
 
         specs = parse_inputs(inputs, dims)
@@ -186,6 +191,7 @@ class Request:
         self.specs = [spec for _, spec in specs]
         self.settings: dict[str, Any] = {
             "target": target,
+            "precision": precision,
             "threads": threads,
             "disable": tuple(disable),
             "cache": not no_cache,

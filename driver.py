@@ -23,18 +23,18 @@ from .frontend.tracing import MODELS, InputSpec, Trace, module_of, trace
 from .ir.dims import Dim
 from .ir.errors import ArtifactError, PassError, UnsupportedError
 from .ir.graph import Graph
+from .ir.kernels import PRECISIONS
 from .ir.plan import Program
 from .ir.target import Target
 
 # Passes and the code generator are imported when something is compiled: loading an artefact needs neither.
 if TYPE_CHECKING:
+    from .codegen.library import NativeKernels
     from .frontend.optim import Optimizer
     from .frontend.tensor import Tensor
     from .ir.kernels import KernelLibrary
     from .passes.manager import PassRecord
     from .training import TrainingStep
-
-PRECISIONS = ("float32",)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Options:
 
     Attributes:
         threads: threads at run time; None: what affinity and the cgroup grant.
-        precision: ``"float32"``: every kernel as exact as an ordinary float32 kernel.
+        precision: ``"float32"``: every kernel is as exact as an ordinary float32 kernel. ``"float32-fast"``: kernels
+            with a relative L2 error up to 1e-5. ``"bfloat16"``: contractions may round their operands to bfloat16.
+            All three store float32; a CPU that gains nothing from less precision computes as before.
         target: None or ``"host"`` (this CPU), a target name (``ir.target``), or a Target.
         cache: use the kernel cache on disk.
         disable: names of passes to leave out.
@@ -63,7 +65,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise UnsupportedError(f"precision {self.precision!r}: this version computes in {', '.join(PRECISIONS)}")
+            raise UnsupportedError(f"precision {self.precision!r}: there are {', '.join(PRECISIONS)}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, not {self.threads}")
 
@@ -81,6 +83,12 @@ class Options:
         if isinstance(self.target, Target):
             return self.target
         return host_target() if self.target in (None, "host") else target_named(self.target)  # type: ignore[arg-type]
+
+    def kernels(self) -> NativeKernels:
+        """The kernels to choose from."""
+        from .codegen.library import NativeKernels
+
+        return NativeKernels(self.resolve_target(), self.precision)
 
 
 @dataclass
@@ -105,20 +113,19 @@ def optimise(graph: Graph, options: Options, report: Report | None = None) -> Gr
 
     PassError names a pass that failed and the file that replays it (in ``options.dump`` or the temporary folder).
     """
-    from .codegen.library import NativeKernels
     from .passes.manager import PassContext, PassManager
     from .passes.pipeline import standard
 
     report = report or Report()
-    target = options.resolve_target()
-    context = PassContext(target, NativeKernels(target))
+    kernels = options.kernels()
+    context = PassContext(kernels.target, kernels)
     settings: dict[str, Any] = {"verify": options.verify, "disabled": frozenset(options.disable)}
     original, _ = graph.clone()
     try:
         report.passes = PassManager(standard(), dump_dir=options.dump, **settings).run(graph, context)
     except PassError:
         # Once more from the start with a snapshot before every pass: only failures pay for those.
-        again = PassContext(target, NativeKernels(target))
+        again = PassContext(kernels.target, kernels)
         PassManager(standard(), reproducer_dir=options.reproducer_dir, **settings).run(original, again)
         raise
     report.log = [str(entry) for entry in context.log]
@@ -151,7 +158,6 @@ def build(
     Raises UnsupportedError listing every operator without a kernel; PassError and KernelError for internal
     failures, with the file that replays them.
     """
-    from .codegen.library import NativeKernels
     from .kernel_failure import ReportingCompiler
     from .program import build_program
     from .runtime.cache import KernelCache
@@ -161,10 +167,11 @@ def build(
     with report.stage("passes"):
         optimise(graph, options, report)
     with report.stage("kernels"):
-        refuse_unsupported(graph, NativeKernels(target), target)
+        refuse_unsupported(graph, options.kernels(), target)
         cache = KernelCache.default() if options.cache else None
         compiler = ReportingCompiler(target, cache, options.reproducer_dir)
-        program = build_program(graph, compiler, metadata=metadata, progress=options.progress)
+        about = {"precision": options.precision, **(metadata or {})}
+        program = build_program(graph, compiler, metadata=about, progress=options.progress)
     report.compiled, report.reused = compiler.compiled, compiler.reused
     return program
 
@@ -346,7 +353,8 @@ def compile(
         dynamic: which axes vary between calls: a ``Dim`` (axis 0 of every input), ``{axis: Dim}`` or
             ``{input: {axis: Dim}}``; True leaves axis 0 free without a bound.
         threads: default: what affinity and cgroup grant.
-        precision: ``"float32"``.
+        precision: ``"float32"`` (default), ``"float32-fast"`` or ``"bfloat16"``: how exact kernels have to be; see
+            ``driver.Options``.
         target: ``"host"`` (default), ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"``, ``"aarch64"``.
         options: ``cache``, ``disable``, ``dump``, ``verify``, ``progress`` as in ``driver.Options``.
 

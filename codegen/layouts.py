@@ -18,7 +18,7 @@ from .schedule import Problem, upper
 Pairs = Sequence[tuple[int, int]]
 
 
-def layout_choices(node: Node, target: Target) -> list[LayoutChoice]:
+def layout_choices(node: Node, target: Target, precision: str = "float32") -> list[LayoutChoice]:
     """Layouts in which ``node`` can run, best first; all-dense is always among them.
 
     For operators other than contractions there is one choice: everything dense.

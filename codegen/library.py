@@ -12,10 +12,11 @@ from .lower import table
 
 
 class NativeKernels:
-    """The kernel library for one target."""
+    """The kernel library for one target and precision (``ir.kernels.PRECISIONS``)."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, precision: str = "float32") -> None:
         self.target = target
+        self.precision = precision
 
     def supports(self, node: Node) -> str | None:
         """None if ``node`` should be lowered as it stands, else the reason."""
@@ -25,7 +26,7 @@ class NativeKernels:
         return table.supports(node, self.target)
 
     def layout_choices(self, node: Node) -> list[LayoutChoice]:
-        return layout_choices(node, self.target)
+        return layout_choices(node, self.target, self.precision)
 
     def accepts_epilogue(self, node: Node) -> bool:
         """Every contraction kernel runs an elementwise chain on its accumulators."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir.layout import Layout
+from .winograd import transform_weight, winograd_tile
 
 
 def pack(array: np.ndarray, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
@@ -14,7 +15,7 @@ def pack(array: np.ndarray, layout: Layout, out: np.ndarray | None = None) -> np
 
     ``out``: where to write it, a flat array of the right dtype and size.
     """
-    array = np.asarray(array)
+    array = transformed(np.asarray(array), layout.form)
     rank = array.ndim
     widths = [list(h) for h in layout.halo] if layout.halo else [[0, 0] for _ in range(rank)]
     for axis, size in layout.blocks:
@@ -44,8 +45,20 @@ def pack(array: np.ndarray, layout: Layout, out: np.ndarray | None = None) -> np
     return physical
 
 
+def transformed(array: np.ndarray, form: str) -> np.ndarray:
+    """``array`` after the transform that ``form`` (``ir.layout.FORMS``) names."""
+    if not form:
+        return array
+    tile = winograd_tile(form)
+    if tile is None:
+        raise ValueError(f"no packing for form {form!r}")
+    return transform_weight(array, tile)
+
+
 def unpack(array: np.ndarray, layout: Layout, shape: Sequence[int]) -> np.ndarray:
     """Inverse of ``pack``: the logical array of ``shape`` from physical memory (any array of the right size)."""
+    if layout.form:
+        raise ValueError(f"layout {layout}: form {layout.form} cannot be undone")
     rank = len(shape)
     physical = np.asarray(array).reshape([e for e in layout.physical_shape(tuple(shape)) if isinstance(e, int)])
     order = layout.order or tuple(range(rank))

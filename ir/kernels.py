@@ -8,6 +8,10 @@ from typing import Protocol
 from .graph import Node
 from .layout import Layout
 
+# How exact kernels have to be: "float32": no worse against float64 than an ordinary float32 kernel; "float32-fast":
+# relative L2 error of a kernel on normal inputs up to 1e-5; "bfloat16": products of operands rounded to bfloat16.
+PRECISIONS = ("float32", "float32-fast", "bfloat16")
+
 
 @dataclass(frozen=True)
 class LayoutChoice:

@@ -6,10 +6,34 @@ and inserts ``layout_cast`` nodes (the identity on values); kernels and the memo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .dims import Extent, product
+
+
+@dataclass(frozen=True)
+class Form:
+    """A transform of a packed constant, applied when the program is built; the kernel that reads it expects it.
+
+    ``shape``: logical shape -> shape of the transformed array (same rank), which is then placed in memory by the
+    layout's other fields. ``error``: what a kernel that uses the form may add to the relative L2 error of a float32
+    result, for inputs with a normal distribution.
+    """
+
+    shape: Callable[[Sequence[Extent]], tuple[Extent, ...]]
+    error: float
+
+
+def _winograd(tile: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # [O, C, 3, 3] -> [O, C, tile + 2, tile + 2]
+    return lambda shape: (*shape[:2], *(e + (tile - 1) for e in shape[2:]))
+
+
+FORMS: dict[str, Form] = {
+    "winograd2": Form(_winograd(2), 1e-6),
+    "winograd4": Form(_winograd(4), 1e-5),
+}
 
 
 @dataclass(frozen=True)
@@ -20,8 +44,9 @@ class Layout:
     0..r-1), where axis ``a`` named in ``blocks`` is split and holds ceil(extent / block) blocks
     there, and then, innermost, one axis of size ``block`` per entry of ``blocks`` in that order.
     ``halo[a] = (before, after)`` adds that many zero elements on either side of a logical axis (never
-    a blocked one). Channel padding (an extent that is no multiple of its block) has unspecified but
-    finite contents in activations; packed constants hold zeros there.
+    a blocked one). ``form`` names a transform of FORMS that a constant undergoes first. Channel padding
+    (an extent that is no multiple of its block) has unspecified but finite contents in activations; packed
+    constants hold zeros there.
 
     ``Layout()`` is dense row-major. NCHW16c with a 1-pixel halo:
     ``Layout(blocks=((1, 16),), halo=((0, 0), (0, 0), (1, 1), (1, 1)))``.
@@ -31,10 +56,11 @@ class Layout:
     order: tuple[int, ...] = ()
     blocks: tuple[tuple[int, int], ...] = ()
     halo: tuple[tuple[int, int], ...] = ()
+    form: str = ""
 
     @property
     def is_dense(self) -> bool:
-        return not self.blocks and not self.order and not self.has_halo
+        return not self.blocks and not self.order and not self.has_halo and not self.form
 
     @property
     def has_halo(self) -> bool:
@@ -42,9 +68,9 @@ class Layout:
 
     def physical_shape(self, shape: Sequence[Extent]) -> tuple[Extent, ...]:
         """Extents of the physical array for a logical ``shape``."""
-        padded = list(shape)
+        padded = list(FORMS[self.form].shape(shape) if self.form else shape)
         if self.halo:
-            padded = [e + b + a for e, (b, a) in zip(shape, self.halo, strict=True)]
+            padded = [e + b + a for e, (b, a) in zip(padded, self.halo, strict=True)]
         for axis, size in self.blocks:
             padded[axis] = (padded[axis] + (size - 1)) // size
         order = self.order or tuple(range(len(padded)))
@@ -63,6 +89,8 @@ class Layout:
         if self.is_dense:
             return "dense"
         parts = []
+        if self.form:
+            parts.append(f"form={self.form}")
         if self.order:
             parts.append("order=" + ",".join(map(str, self.order)))
         if self.blocks:
@@ -81,13 +109,17 @@ class Layout:
         def pairs(s: str) -> tuple[tuple[int, int], ...]:
             return tuple((int(x), int(y)) for x, y in (p.split(":") for p in s.split(",")))
 
-        unknown = set(fields) - {"order", "blocks", "halo"}
+        unknown = set(fields) - {"order", "blocks", "halo", "form"}
         if unknown:
             raise ValueError(f"unknown layout field {sorted(unknown)}")
+        form = fields.get("form", "")
+        if form and form not in FORMS:
+            raise ValueError(f"unknown form {form!r}; there are {', '.join(FORMS)}")
         return Layout(
             order=tuple(int(x) for x in fields["order"].split(",")) if "order" in fields else (),
             blocks=pairs(fields["blocks"]) if "blocks" in fields else (),
             halo=pairs(fields["halo"]) if "halo" in fields else (),
+            form=form,
         )
 
 

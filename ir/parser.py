@@ -29,7 +29,7 @@ __all__ = ["parse_extent", "parse_graph"]
 MAX_NESTING = 50
 MAX_DIGITS = 40
 
-_LAYOUT_FIELD = r"(?:order|blocks|halo)=[\d:,]*\d"
+_LAYOUT_FIELD = r"(?:(?:order|blocks|halo)=[\d:,]*\d|form=\w+)"
 _TOKEN = re.compile(
     rf"""(?P<space>[ \t\r]+) | (?P<newline>\n) | (?P<comment>\#[^\n]*)
     | (?P<value>%[\w.]+) | (?P<layout>@{_LAYOUT_FIELD}(?:;{_LAYOUT_FIELD})*) | (?P<ref>@[\w.]+)

@@ -17,7 +17,7 @@ from .dims import Dim, DimExpr, symbols
 from .dtypes import DType, dtype_from_numpy
 from .errors import IngotError, VerifyError
 from .graph import Graph, Node, Value
-from .layout import Layout
+from .layout import FORMS, Layout
 from .printer import print_node
 from .types import TensorType
 
@@ -238,6 +238,8 @@ def _layouts(graph: Graph, root: Graph) -> Iterator[Problem]:
     for v in graph.values():
         if not v.type.layout.is_dense or v.type.layout.halo:
             cause = _layout_problem(v.type)
+            if v.type.layout.form and v.producer is not None and not v.is_constant:
+                cause = f"form {v.type.layout.form} on a computed value; only constants are transformed"
             if cause:
                 yield v.producer, f"layout of %{v.name}: {cause}"
     for node in graph.find("layout_cast"):
@@ -247,6 +249,8 @@ def _layouts(graph: Graph, root: Graph) -> Iterator[Problem]:
 
 def _layout_problem(type_: TensorType) -> str | None:
     rank, layout = type_.rank, type_.layout
+    if layout.form and layout.form not in FORMS:
+        return f"unknown form {layout.form!r}"
     if layout.order and sorted(layout.order) != list(range(rank)):
         return f"order {layout.order} is not a permutation of the {rank} axes"
     for axis, size in layout.blocks:

@@ -74,6 +74,8 @@ class _Assigner:
         if not choices:
             self._require_dense(node)
             return
+        constants = [v.is_constant for v in node.inputs]
+        choices = [c for c in choices if all(k or not x.form for k, x in zip(constants, c.inputs, strict=True))]
         best = min(choices, key=lambda c: c.cost + self._cast_cost(node, c))
         for i, layout in enumerate(best.inputs):
             self._want(node, i, layout)
@@ -146,7 +148,7 @@ class _Assigner:
     def _want(self, node: Node, index: int, layout: Layout) -> None:
         """Make operand ``index`` have ``layout`` (its halo may end up wider)."""
         v = node.inputs[index]
-        base = Layout(layout.order, layout.blocks)
+        base = Layout(layout.order, layout.blocks, form=layout.form)
         private = layout.has_halo and base.is_dense  # others may use the dense value as it stands
         if private or not _same_blocks(v.type.layout, base):
             v = self._cast(v, base, node, private)
@@ -212,7 +214,7 @@ class _Assigner:
 
 
 def _same_blocks(a: Layout, b: Layout) -> bool:
-    return a.order == b.order and a.blocks == b.blocks
+    return a.order == b.order and a.blocks == b.blocks and a.form == b.form
 
 
 def _reads_any_layout(node: Node) -> bool:
