@@ -1,14 +1,25 @@
 """Contraction kernels on one thread: GFLOP/s and share of the FMA rate measured in the same process.
 
-python -m ingot.benchmarks.kernels [filter]      (or: python benchmarks/kernels.py [filter])
+    python benchmarks/kernels.py [filter]                      single operators
+    python benchmarks/kernels.py --models all --batch 1 16     every distinct contraction kernel of the benchmark models
+
+The kernels of a model are those that ``ingot.compile`` makes, epilogues included, listed by lost time: time in the
+model times what is missing to the FMA rate. Kernel and FMA loop take turns, a fifth of a millisecond for the kernel.
+A slice counts if the FMA loop ran at its full rate before and after it (a neighbour on the same core halves both);
+while it does not, only the loop runs. The 90th percentiles are compared. ``~``: fewer than eight slices counted, so all
+do.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
+import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 from ingot.codegen.assemble import assemble, assembly_text
@@ -16,7 +27,9 @@ from ingot.codegen.host import host_target
 from ingot.codegen.layouts import layout_choices
 from ingot.codegen.llvm_emit import emit
 from ingot.codegen.loopir import LoopBuilder, LoopFunction
-from ingot.codegen.lower.contraction import lower_contraction
+from ingot.codegen.lower import table
+from ingot.codegen.lower.contraction import CONTRACTIONS
+from ingot.codegen.lower.kernel import LoweredKernel
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
 from ingot.ir.builder import GraphBuilder
 from ingot.ir.graph import Graph, Node
@@ -24,7 +37,12 @@ from ingot.ir.plan import KernelImage
 from ingot.ir.target import Target
 from ingot.ir.types import TensorType
 from ingot.runtime.code import CodeMap
+from ingot.runtime.memory import allocate
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+SLICE = 2e-4  # seconds of a kernel between two looks at the FMA rate
+QUIET = 0.94  # share of the full FMA rate at which nobody disturbs
 _SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
 
 
@@ -32,12 +50,6 @@ def load(fn: LoopFunction, target: Target) -> tuple[Callable[..., None], CodeMap
     code, entry = assemble(emit(fn), target, fn.name)
     image = CodeMap({"k": KernelImage("k", code, entry)})
     return _SIGNATURE(image.address("k")), image
-
-
-def aligned(nbytes: int) -> np.ndarray:
-    raw = np.zeros(nbytes + 4096, np.uint8)
-    start = -raw.ctypes.data % 4096
-    return raw[start : start + nbytes]
 
 
 class FmaLoop:
@@ -57,14 +69,37 @@ class FmaLoop:
         for k, v in enumerate(done):
             b.store(out, v, lanes * k)
         self.call, self.image = load(b.finish(), target)
-        self.memory = aligned(lanes * sums * 4)
+        self.memory = allocate(lanes * sums * 4, 4096)
+        self.memory[:] = 0
         self.args = np.array([self.memory.ctypes.data], np.int64)
         self.flops = 2.0 * lanes * sums
+        self.overhead = min(self.run(1) for _ in range(1000))
+        self.recent: list[float] = []
+        self.top = 0.0  # the full rate at present: it moves with the clock
+        for _ in range(5000):
+            self.rate()
 
-    def rate(self, iterations: int = 40000) -> float:
-        start = time.thread_time_ns()
+    def run(self, iterations: int) -> int:
+        start = time.perf_counter_ns()
         self.call(self.args.ctypes.data, 0, iterations, 0)
-        return self.flops * iterations / (time.thread_time_ns() - start)
+        return time.perf_counter_ns() - start
+
+    def rate(self, iterations: int = 12000) -> float:
+        """GFLOP/s of one short run."""
+        found = self.flops * iterations / (self.run(iterations) - self.overhead)
+        self.recent.append(found)
+        if len(self.recent) % 5000 == 0:
+            self.recent = self.recent[-40000:]
+            self.top = float(np.percentile(self.recent, 99.5))
+        return found
+
+    def quiet(self, deadline: float) -> float:
+        """Wait until the loop runs at its full rate, which it then returns; 0 if that is not before ``deadline``."""
+        while time.monotonic() < deadline:
+            found = self.rate()
+            if found > QUIET * self.top:
+                return found
+        return 0.0
 
 
 def conv(n: int, c: int, o: int, size: int, k: int, stride: int = 1, groups: int = 1) -> Node:
@@ -125,51 +160,210 @@ CASES: dict[str, Callable[[], Node]] = {
 }
 
 
-def measure(name: str, node: Node, target: Target, peak: FmaLoop, choice: int = 0) -> str:
-    pick = layout_choices(node, target)[choice]
-    for v, layout in zip([*node.inputs, *node.outputs], [*pick.inputs, *pick.outputs], strict=True):
-        v.type = v.type.with_layout(layout)
-    kernel = lower_contraction(node, target)
+@dataclass
+class Result:
+    """One kernel: estimates in operations and bytes, measurements in seconds and GFLOP/s."""
+
+    name: str
+    flops: float
+    bytes: float
+    seconds: float
+    peak: float
+    sure: bool
+    spills: int
+    lines: int
+    compile_seconds: float
+    schedule: str
+    trip: int
+    count: int = 1  # how often the model runs it
+
+    @property
+    def rate(self) -> float:
+        return self.flops / self.seconds / 1e9
+
+    @property
+    def share(self) -> float:
+        return self.rate / self.peak
+
+    @property
+    def lost(self) -> float:
+        """Seconds per call of the model that the FMA rate would save."""
+        return self.count * self.seconds * (1 - self.share)
+
+    def row(self) -> str:
+        return (
+            f"{self.name:44} {self.count:3} x {self.seconds * 1e6:9.1f} us {self.rate:7.1f} GFLOP/s "
+            f"{'~' if not self.sure else ' '}{100 * self.share:3.0f}% {self.bytes / self.seconds / 1e9:6.1f} GB/s "
+            f"lost {self.lost * 1e6:9.1f} us {self.spills:3} spills {self.lines:5} lines "
+            f"{self.compile_seconds * 1e3:4.0f} ms"
+        )
+
+
+def sample(call: Callable[[int, int], None], trip: int, peak: FmaLoop, seconds: float) -> tuple[float, float, bool]:
+    """(seconds of ``call(0, trip)``, GFLOP/s of the FMA loop meanwhile, whether enough slices were undisturbed)."""
+    start = time.perf_counter()
+    call(0, trip)
+    guess = max(time.perf_counter() - start, 1e-7)
+    repeat = max(1, int(SLICE / guess))
+    slices = max(1, min(trip, int(guess / SLICE)))
+    cuts = [trip * i // slices for i in range(slices + 1)]
+    rates: list[float] = []  # iterations per second
+    peaks: list[float] = []
+    at, deadline = 0, time.monotonic() + seconds
+
+    def once() -> float:
+        nonlocal at
+        low, high, at = cuts[at], cuts[at + 1], (at + 1) % slices
+        start = time.perf_counter()
+        for _ in range(repeat):
+            call(low, high)
+        return (high - low) * repeat / (time.perf_counter() - start)
+
+    while len(rates) < 60 and (before := peak.quiet(deadline)):
+        once()  # while waiting the caches went cold
+        while (found := once()) and (after := peak.rate()) > QUIET * peak.top:
+            rates.append(found)
+            peaks.append(min(before, after))
+            if len(rates) >= 60:
+                break
+            before = after
+    sure = len(rates) >= 8
+    if not sure:
+        for _ in range(50):
+            rates.append(once())
+            peaks.append(peak.rate())
+    return trip / float(np.percentile(rates, 90)), float(np.percentile(peaks, 90)), sure
+
+
+def measure(name: str, kernel: LoweredKernel, target: Target, peak: FmaLoop, seconds: float) -> Result:
+    """Compile and time one kernel on random operands in huge pages, as the arena has them."""
     began = time.perf_counter()
     call, _image = load(kernel.function, target)
     compiled = time.perf_counter() - began
-    memory = [aligned(int(v.type.nbytes)) for v in kernel.values]  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
+    noise = rng.standard_normal(1 << 16).astype(np.float32)
+    memory = [allocate(int(v.type.nbytes), 4096) for v in kernel.values]  # type: ignore[arg-type]
     for m in memory:
-        m.view(np.float32)[:] = rng.standard_normal(m.nbytes // 4)
+        values = m.view(np.float32)
+        for i in range(0, values.size, noise.size):
+            values[i : i + noise.size] = noise[: values.size - i]
     args = np.array([m.ctypes.data for m in memory], np.int64)
-    scratch = aligned(kernel.function.scratch_bytes + 64)
+    scratch = allocate(kernel.function.scratch_bytes + 64, 64)
     trip = int(kernel.trip)  # type: ignore[arg-type]
-    repeat = max(1, int(2e-3 / max(kernel.flops / 1e11, kernel.bytes / 2e10)))
-    rates, peaks = [], []
-    for _ in range(20):
-        peaks.append(peak.rate())
-        start = time.thread_time_ns()
-        for _ in range(repeat):
-            call(args.ctypes.data, 0, trip, scratch.ctypes.data)
-        rates.append(repeat * kernel.flops / (time.thread_time_ns() - start))
-    rate, top = float(np.percentile(rates, 90)), float(np.percentile(peaks, 90))
+    where, room = args.ctypes.data, scratch.ctypes.data
+    spent, top, sure = sample(lambda low, high: call(where, low, high, room), trip, peak, seconds)
     text = emit(kernel.function)
     asm = assembly_text(text, target)
     spills = sum("(%rsp)" in line and ("zmm" in line or "ymm" in line or "xmm" in line) for line in asm.splitlines())
-    seconds = kernel.flops / rate / 1e9
-    return (
-        f"{name:24} {rate:7.1f} GFLOP/s {100 * rate / top:4.0f}% of {top:.0f}  {seconds * 1e6:8.1f} us "
-        f"{kernel.bytes / seconds / 1e9:6.1f} GB/s  {text.count(chr(10)):5} lines "
-        f"{compiled * 1e3:4.0f} ms  {spills:3} spills\n"
-        f"    {kernel.schedule}; trip {kernel.trip}, grain {kernel.grain}"
+    return Result(
+        name, kernel.flops, kernel.bytes, spent, top, sure, spills, text.count("\n"), compiled, kernel.schedule, trip
     )
 
 
+def with_choice(node: Node, target: Target, choice: int) -> Node:
+    """``node`` in the layouts of its ``choice``-th layout choice."""
+    pick = layout_choices(node, target)[choice]
+    for v, layout in zip([*node.inputs, *node.outputs], [*pick.inputs, *pick.outputs], strict=True):
+        v.type = v.type.with_layout(layout)
+    return node
+
+
+# -- the kernels of a model -----------------------------------------------------------------------------
+def core_of(node: Node) -> Node | None:
+    """The contraction of a node or fused group, None if it has none."""
+    inside = node.regions[0] if node.regions else [node]
+    return next((n for n in inside if n.op in CONTRACTIONS), None)
+
+
+def describe(node: Node, core: Node) -> str:
+    """Shapes and epilogue in one short text."""
+    out = core.output.shape
+    if core.op == "matmul":
+        a, b = (v.shape for v in core.inputs)
+        k = a[-2] if core.attrs["transpose_a"] else a[-1]
+        text = f"matmul {'x'.join(map(str, out[:-1]))} x {out[-1]} x {k}" + (" (batched B)" if len(b) > 2 else "")
+    else:
+        w = core.inputs[1].shape
+        kernel = "x".join(map(str, w[2:]))
+        groups = core.attrs["groups"]
+        kind = "depthwise" if groups > 1 and w[1] == 1 else core.op
+        stride = "" if all(s == 1 for s in core.attrs["stride"]) else f"/{core.attrs['stride'][0]}"
+        text = f"{kind} {kernel}{stride} {core.inputs[0].shape[1]}>{out[1]} @{'x'.join(map(str, out[2:]))} b{out[0]}"
+    rest = (
+        [n.op for n in node.regions[0] if n is not core and n.op not in ("constant", "reshape")] if node.regions else []
+    )
+    return text + (" +" + "+".join(rest) if len(rest) < 4 else f" +{len(rest)} ops")
+
+
+def model_nodes(name: str, batch: int) -> dict[str, tuple[Node, Node, int]]:
+    """Distinct contraction kernels of a compiled benchmark model: signature -> (node, contraction, how often)."""
+    from ingot import driver
+    from ingot.program import signature
+    from models import MODELS
+
+    factory, shape, _ = MODELS[name]
+    graph = driver.trace_inference(factory().eval(), [driver.InputSpec((batch, *shape), dtypes.float32)]).graph
+    driver.optimise(graph, driver.Options(verify=False))
+    outputs, found = graph.output_set(), {}
+    for node in graph:
+        core = core_of(node)
+        if core is not None:
+            key = signature(node, outputs)
+            found[key] = (node, core, found[key][2] + 1 if key in found else 1)
+    return found
+
+
+def report(results: list[Result], schedules: bool) -> None:
+    """Rows by lost time, then the sum."""
+    for r in sorted(results, key=lambda r: -r.lost):
+        print(r.row())
+        if schedules:
+            print(f"    {r.schedule}; trip {r.trip}")
+    total = sum(r.count * r.seconds for r in results)
+    ideal = sum(r.count * r.seconds * r.share for r in results)
+    print(f"all: {total * 1e3:.3f} ms, {100 * ideal / max(total, 1e-12):.0f}% of the FMA rate", flush=True)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("filter", nargs="?", default="", help="part of the name of an operator or kernel")
+    parser.add_argument("--models", nargs="+", help="names from benchmarks/models.py, or all")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], help="batch sizes (with --models)")
+    parser.add_argument("--choice", type=int, default=0, help="layout choice of single operators, best first")
+    parser.add_argument("--seconds", type=float, default=3.0, help="longest time per kernel")
+    parser.add_argument("--depthwise", action="store_true", help="list depthwise convolutions of models too")
+    parser.add_argument("--brief", action="store_true", help="no schedules")
+    parser.add_argument("--json", type=Path, help="add the results to this file, one object per line")
+    args = parser.parse_args()
     target = host_target()
     peak = FmaLoop(target)
-    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    choice = int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    print(f"{target.name}: FMA loop {max(peak.rate() for _ in range(20)):.0f} GFLOP/s")
-    for name, make in CASES.items():
-        if wanted in name:
-            print(measure(name, make(), target, peak, choice), flush=True)
+    print(f"{target.name}: FMA loop {max(peak.rate() for _ in range(5000)):.0f} GFLOP/s")
+    if not args.models:
+        for name, make in CASES.items():
+            if args.filter in name:
+                kernel = table.lower(with_choice(make(), target, args.choice), target)
+                found = measure(name, kernel, target, peak, args.seconds)
+                print(found.row())
+                if not args.brief:
+                    print(f"    {found.schedule}; trip {found.trip}", flush=True)
+        return
+    from models import MODELS
+
+    for model in MODELS if args.models == ["all"] else args.models:
+        for batch in args.batch:
+            print(f"\n{model}, batch {batch}", flush=True)
+            results = []
+            for node, core, count in model_nodes(model, batch).values():
+                name = describe(node, core)
+                if args.filter in name and (args.depthwise or "depthwise" not in name):
+                    found = measure(name, table.lower(node, target), target, peak, args.seconds)
+                    found.count = count
+                    results.append(found)
+                    if args.json:
+                        with args.json.open("a") as f:
+                            facts = {"model": model, "batch": batch, "rate": found.rate, "share": found.share}
+                            f.write(json.dumps({**facts, **asdict(found)}) + "\n")
+            report(results, not args.brief)
 
 
 if __name__ == "__main__":
