@@ -1,4 +1,4 @@
-"""The command line: ``ingot compile | run | inspect | check | export | bench``.
+"""The command line: ``ingot compile | run | inspect | check | export | profile | bench``.
 
 Exit codes: 0 success, 1 an error in the user's model, data or files (a message on stderr), 2 wrong usage, 3 a check
 failed, 70 an internal error (with a reproducer where a pass or kernel failed), 130 interrupted.
@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from .cli_arguments import Request, model_options
+from .cli_arguments import Request, load_artifact, model_options, random_inputs
 
 EXIT_USER, EXIT_CHECK, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 3, 70, 130
 
@@ -91,7 +91,6 @@ class _progress:
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -102,9 +101,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) ->
         table.add_column(column, justify="left" if left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(x)) for x in row))
-    # Files and pipes have no width: lines stay whole there.
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    console.print(table)
+    _console().print(table)
 
 
 def _writable(output: str) -> None:
@@ -347,20 +344,64 @@ def export_command(output: str, opset: int | None, **arguments: Any) -> None:
     click.echo(f"{output}: {_bytes(Path(output).stat().st_size)}")
 
 
+def _executable(model: str, extent: int | None, arguments: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """MODEL compiled, or loaded if it is a .ingot file, and random inputs for it."""
+    if model.endswith(".ingot"):
+        exe = load_artifact(model, arguments["threads"])
+        return exe, random_inputs([p.type for p in exe.program.inputs], 0, extent)
+    request = Request(model=model, **arguments)
+    return _compile(request), request.examples(extent=extent)
+
+
+def _console() -> Any:
+    """For tables. Files and pipes have no width: lines stay whole there."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+@cli.command("profile")
+@model_options
+@click.option("--seconds", default=2.0, show_default=True, help="How long to measure.")
+@click.option("--extent", type=int, help="Value of symbolic extents (default: their least).")
+@click.option("--sort", type=click.Choice(["order", "time"]), default="order", show_default=True,
+              help="Kernels as they run, or the slowest first.")  # fmt: skip
+@click.option("--top", type=click.IntRange(1), help="Only the first so many kernels.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+def profile_command(model: str, seconds: float, extent: int | None, sort: str, top: int | None, as_json: bool,
+                    **arguments: Any) -> None:  # fmt: skip
+    """Time every kernel of MODEL (or of a .ingot file) beside what this machine can do.
+
+    Per kernel: source layers, operators, the schedule, median time, operations really done and their rate, bytes
+    moved, and the share of the roofline: the least time that the multiply-add rate and the memory rates measured
+    in the same run allow, over the time taken. "direct" counts the operations as if done without Winograd.
+    """
+    import json
+
+    from .measure.profiling import profile
+
+    exe, inputs = _executable(model, extent, arguments)
+    found = profile(exe.executable, inputs, seconds)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+        return
+    from .measure.tables import print_profile
+
+    click.echo(f"{found.name}, {found.target}")
+    print_profile(found, _console(), by_time=sort == "time", top=top)
+
+
 @cli.command("bench")
 @model_options
 @click.option("--seconds", default=2.0, show_default=True, help="How long to measure.")
 @click.option("--extent", type=int, help="Value of symbolic extents (default: their least).")
-@click.option("--kernels", is_flag=True, help="Also time every kernel.")
-def bench_command(seconds: float, extent: int | None, kernels: bool, **arguments: Any) -> None:
-    """Time compiled MODEL: latency percentiles and throughput."""
+def bench_command(model: str, seconds: float, extent: int | None, **arguments: Any) -> None:
+    """Time whole calls of MODEL (or of a .ingot file): latency percentiles and throughput."""
     import time
 
     import numpy as np
 
-    request = Request(**arguments)
-    exe = _compile(request)
-    inputs = request.examples(extent=extent)
+    exe, inputs = _executable(model, extent, arguments)
     executable = exe.executable
     outs = executable.run(inputs)
     times: list[float] = []
@@ -375,20 +416,14 @@ def bench_command(seconds: float, extent: int | None, kernels: bool, **arguments
         """Billions; work is counted at the upper bounds of symbolic extents, so nothing is known with those."""
         return "-" if exe.program.symbols else f"{work / max(per, 1e-9) / 1e9:.3g}"
 
-    flops = sum(s.flops for s in exe.program.steps)
+    flops = sum(s.direct or s.flops for s in exe.program.steps)
+    compiled = "-" if exe.report is None else f"{sum(exe.report.seconds.values()):.2f}"
     _table(
         f"{exe.program.name}: {len(ms)} calls",
         ("compile s", "min ms", "median ms", "p90 ms", "GFLOP", "GFLOP/s"),
-        [(f"{sum(exe.report.seconds.values()):.2f}", f"{ms[0]:.3f}", f"{np.median(ms):.3f}",
-          f"{ms[int(len(ms) * 0.9)]:.3f}", rate(flops, 1.0), rate(flops, float(np.median(ms)) / 1e3))],
+        [(compiled, f"{ms[0]:.3f}", f"{np.median(ms):.3f}", f"{ms[int(len(ms) * 0.9)]:.3f}",
+          rate(flops, 1.0), rate(flops, float(np.median(ms)) / 1e3))],
     )  # fmt: skip
-    if kernels:
-        repeat = max(5, min(100, int(seconds * 500 / ms[0])))
-        rows = [
-            (i, t.label, f"{t.seconds * 1e6:.1f}", rate(t.flops, t.seconds), rate(t.bytes, t.seconds))
-            for i, t in enumerate(executable.profile(inputs, repeat))
-        ]
-        _table("kernels", ("#", "kernel", "us", "GFLOP/s", "GB/s"), rows)
 
 
 if __name__ == "__main__":

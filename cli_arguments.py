@@ -153,7 +153,7 @@ def model_options(fn: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.argument("model"),
-            click.option("--input", "-i", "inputs", multiple=True, required=True, metavar="[NAME:]SHAPE[:DTYPE]",
+            click.option("--input", "-i", "inputs", multiple=True, metavar="[NAME:]SHAPE[:DTYPE]",
                          help="One input in order, e.g. x:1x3x32x32 or x:Nx3x32x32:float32."),
             click.option("--dim", "dims", multiple=True, metavar="NAME=MIN..MAX", help="Range of a symbolic extent."),
             click.option("--weights", type=click.Path(exists=True, dir_okay=False),
@@ -179,6 +179,8 @@ class Request:
                  no_cache: bool) -> None:  # fmt: skip
         from .driver import input_names
 
+        if not inputs:
+            raise click.UsageError("Missing option '--input' / '-i'.")
         specs = parse_inputs(inputs, dims)
         self.model = load_model(model)
         if weights is not None:
@@ -238,6 +240,22 @@ class Request:
 
     def examples(self, seed: int = 0, extent: int | None = None) -> list[Any]:
         return random_inputs([s.type for s in self.specs], seed, extent)
+
+
+def load_artifact(path: str, threads: int | None) -> Any:
+    """The executable in a .ingot file; options that only a compilation can follow are refused."""
+    from click.core import ParameterSource
+
+    from .driver import load_executable
+
+    context = click.get_current_context()
+    for name in ("inputs", "dims", "weights", "target", "precision", "disable", "no_cache"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = next(p.opts[0] for p in context.command.params if p.name == name)
+            raise click.UsageError(f"{option} is for models that are compiled; {path} is compiled already")
+    if not Path(path).is_file():
+        raise click.BadParameter(f"there is no file {path}", param_hint="MODEL")
+    return load_executable(path, threads=threads)
 
 
 def random_inputs(types: Sequence[Any], seed: int, extent: int | None = None) -> list[Any]:

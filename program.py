@@ -30,6 +30,7 @@ from .ir.ops.common import is_nonnegative
 from .ir.parser import parse_extent
 from .ir.plan import ARENA_ALIGNMENT, BufferRef, KernelImage, MemoryReport, Port, Program, Step
 from .ir.target import Target
+from .ir.work import direct_flops
 from .passes.materialise_outputs import memory_root
 from .passes.memory_plan import Lifetime, plan
 from .passes.schedule_updates import is_alias
@@ -263,6 +264,7 @@ class _Builder:
                     _label(node),
                     record.flops,
                     record.bytes,
+                    direct_flops(node),
                 )
             )
         program.kernels[abi.EXECUTOR] = self.compiler.executor()

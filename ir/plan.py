@@ -43,7 +43,8 @@ class Step:
     """One kernel launch.
 
     ``grain``: smallest number of iterations worth giving to a thread (``trip`` or more: serial).
-    ``label``: the source nodes, for profiles. ``flops``/``bytes``: work estimates at the upper bounds.
+    ``label``: the source nodes, for profiles. ``flops``/``bytes``: what the kernel really does, at the upper bounds of
+    symbolic extents; ``direct``: what its contractions would take in direct form (0: it has none).
     """
 
     kernel: str
@@ -55,6 +56,7 @@ class Step:
     label: str = ""
     flops: float = 0.0
     bytes: float = 0.0
+    direct: float = 0.0
 
 
 @dataclass(frozen=True)

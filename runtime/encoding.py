@@ -48,6 +48,7 @@ def encode(program: Program) -> dict[str, Any]:
                 "label": step.label,
                 "flops": float(step.flops),
                 "bytes": float(step.bytes),
+                "direct": float(step.direct),
             }
             for step in program.steps
         ],
@@ -184,6 +185,7 @@ def _decode_step(data: object, where: str, symbols: Mapping[str, Dim]) -> Step:
         label=_text(_get(fields, "label"), where),
         flops=_number(_get(fields, "flops"), where),
         bytes=_number(_get(fields, "bytes"), where),
+        direct=_number(fields.get("direct", 0.0), where),
     )
 
 

@@ -6,6 +6,7 @@ a free list; contexts are made when calls overlap and kept for the next time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,26 +115,33 @@ class Executable:
 
     def profile(self, inputs: Sequence[np.ndarray], repeat: int = 10) -> list[StepTime]:
         """Time of every step over ``repeat`` runs (updates are made each time)."""
-        arrays = self._check_inputs(inputs)
-        context = self._take_context()
-        times = np.zeros((repeat, len(self.program.steps) + 1), np.int64)
-        try:
-            frame = context.frame(tuple([a.shape for a in arrays]), self._bind)
-            outputs = self._new_outputs(frame, arrays)
-            try:
-                for row in times:
-                    frame.call[abi.CALL_TIMES] = memory.address_of(row)
-                    self._launch(frame, arrays, outputs)
-            finally:
-                frame.call[abi.CALL_TIMES] = 0
-        finally:
-            self._free.append(context)
-        seconds = np.diff(times, axis=1) / clock_rate(self._native, 0.02)
+        seconds, _ = self.step_seconds(inputs, repeat)
         best, mean = seconds.min(axis=0), seconds.mean(axis=0)
         return [
             StepTime(step.label or step.kernel, step.kernel, float(b), float(m), step.flops, step.bytes)
             for step, b, m in zip(self.program.steps, best, mean, strict=True)
         ]
+
+    def step_seconds(self, inputs: Sequence[np.ndarray], repeat: int) -> tuple[np.ndarray, np.ndarray]:
+        """Seconds of every step, ``[repeat, steps]``, and of the calls that ran them, ``[repeat]``, checks included."""
+        times = np.zeros((repeat, len(self.program.steps) + 1), np.int64)
+        calls = np.zeros(repeat)
+        for i, row in enumerate(times):
+            started = time.perf_counter()
+            arrays = self._check_inputs(inputs)
+            context = self._take_context()
+            try:
+                frame = context.frame(tuple([a.shape for a in arrays]), self._bind)
+                outputs = self._new_outputs(frame, arrays)
+                frame.call[abi.CALL_TIMES] = memory.address_of(row)
+                try:
+                    self._launch(frame, arrays, outputs)
+                finally:
+                    frame.call[abi.CALL_TIMES] = 0
+            finally:
+                self._free.append(context)
+            calls[i] = time.perf_counter() - started
+        return np.diff(times, axis=1) / clock_rate(self._native, 0.02), calls
 
     def output_shapes(self, shapes: Sequence[Shape]) -> list[Shape]:
         """Shapes of the outputs for these input shapes; InputError if they do not fit."""
