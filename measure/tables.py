@@ -83,7 +83,8 @@ def _footer(profile: Profile, known: bool) -> list[str]:
     limits = profile.limits
     rates = ", ".join(f"{name} {rate / 1e9:.1f} GB/s" for name, rate in limits.bandwidth.items())
     lines = [
-        f"{profile.runs} calls with {profile.threads} threads, medians; a call from Python: {_us(profile.call_seconds)} us",
+        f"{profile.runs} calls with {profile.threads} threads, medians; "
+        f"a call from Python: {_us(profile.call_seconds)} us",
         f"limits measured in between: {limits.flops / 1e9:.0f} GFLOP/s float32 multiply-add, reading {rates}",
     ]
     if not known:

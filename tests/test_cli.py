@@ -174,8 +174,8 @@ def test_check_export_and_bench(run: Any, folder: Path) -> None:
     assert checked.code == 0 and "kernels agree" in checked.out and "conv+add+relu" in checked.out, checked.err
     exported = run("export", "model.py:make", "-i", "image:Nx3x8x8", "-o", "net.onnx")
     assert exported.code == 0 and (folder / "net.onnx").stat().st_size > 1000, exported.err
-    timed = run("bench", "model.py:make", "-i", "image:1x3x8x8", "--seconds", "0.05", "--kernels")
-    assert timed.code == 0 and "median ms" in timed.out and "conv+add+relu" in timed.out, timed.err
+    timed = run("bench", "model.py:make", "-i", "image:1x3x8x8", "--seconds", "0.05")
+    assert timed.code == 0 and "median ms" in timed.out, timed.err
 
 
 def test_weights(run: Any, folder: Path) -> None:
@@ -225,7 +225,7 @@ def test_help_and_version() -> None:
     assert ingot.__version__ in runner.invoke(cli.cli, ["--version"]).output
     top = runner.invoke(cli.cli, ["--help"])
     assert top.exit_code == 0
-    for command in ("compile", "run", "inspect", "check", "export", "bench"):
+    for command in ("compile", "run", "inspect", "check", "export", "profile", "bench"):
         assert command in top.output
         shown = runner.invoke(cli.cli, [command, "-h"])
         assert shown.exit_code == 0 and "Usage" in shown.output and "--input" in shown.output
