@@ -5,16 +5,17 @@ Layouts and operations are in ``ir.abi``. How a parallel step (a *job*) works:
 - A caller takes BUSY by compare-and-swap; if another caller has it, the step runs serially: never a wait.
 - It writes the job fields and PENDING = number of chunks, then publishes ``TICKET = {epoch + 1, hi = chunks,
   lo = 0}``. The chunks lo..hi-1 are to be had; the job is open while lo < hi.
-- Anyone takes a chunk by one compare-and-swap on the whole ticket: even participants (the caller is 0) take
-  number lo, odd ones number hi - 1, so that two threads work on the same halves of the data step after step and
-  find them in their caches. They do this until the job is closed.
+- Anyone takes chunks by one compare-and-swap on the whole ticket: even participants (the caller is 0) take
+  from number lo on, odd ones up to hi - 1, so that two threads work on the same halves of the data step after
+  step and find them in their caches. They do this until the job is closed. A share of what is left is taken
+  at a time (SHARE), at least one chunk: few kernel calls at first, and small differences at the end.
 - A participant that gets nothing more subtracts the number of chunks it ran from PENDING, once. The caller
   waits for PENDING = 0 (so only for chunks that workers hold) and gives BUSY back.
 
 Why a late worker can do no harm: between the first chunk it took and its subtraction the job cannot end, so
-the job fields are stable for it and are read after the swap. The only field needed before the swap is LIMIT
-(may this worker take part?); a swap that succeeds proves that TICKET was still the loaded one, so job e was
-open at that moment, hence also when LIMIT was read after loading it: the job fields change only while no job
+the job fields are stable for it and are read after the swap. The only fields needed before the swap are LIMIT
+(may this worker take part?) and SHARE; a swap that succeeds proves that TICKET was still the loaded one, so job e
+was open at that moment, hence also when they were read after loading it: the job fields change only while no job
 is open, and the epoch makes the ticket of an old job differ from that of a later one.
 
 Sleeping is the usual two-sided check, all sequentially consistent: a worker announces itself in SLEEPERS,
@@ -22,9 +23,16 @@ then looks at TICKET again; a caller publishes TICKET, then looks at SLEEPERS. W
 announcement, so a wake-up in between makes futex return at once. Worker i waits with bit min(i, 31), and a
 caller wakes only workers below its limit. PENDING and CALLER_SLEEPS work alike in the other direction.
 
+Waking a thread costs the caller 3 to 40 microseconds in the system call and the thread 6 to 40 until it runs,
+and a hundred times that on a busy host, most of all where a virtual CPU has gone to sleep. So workers spin between the steps
+of a call. ACTIVE counts the calls in flight: while there is one, a worker spins 2**SPIN_WITHIN times as long as
+between calls. Sleeping workers are woken before the first step (CALL_WAKE), and again only by steps of WAKE_PARTS
+chunks or more.
+
 Spinning is bounded by the clock (POOL_SPIN) and adapts: a worker that spins in vain halves its budget, one
-that finds work doubles it; a gap between two clock readings much longer than a pause means that the thread
-lost its CPU to somebody else, and then it stops spinning at once, because it is taking time from them.
+that finds work doubles it. A gap between two clock readings as long as a time slice (POOL_LOST) means that the
+thread lost its CPU to somebody else, and then it stops spinning at once, because it is taking time from them.
+Shorter gaps are interrupts: on a virtual machine there are hundreds a second of 20 microseconds and more.
 """
 
 from __future__ import annotations
@@ -67,7 +75,7 @@ def executor_ir(target: Target, workers: bool = True) -> str:
     machine = _X86 if target.is_x86 else _ARM
     parts = [machine["declare"], _ENTRY if workers else _ENTRY_SERIAL, _run(workers)]
     if workers:
-        parts += [_FUTEX, _CHUNKS, _PARALLEL, _WORKER]
+        parts += [_FUTEX, _WAKER, _CHUNKS, _PARALLEL, _WORKER]
     names = {name: str(value) for name, value in vars(abi).items() if isinstance(value, int)}
     names |= {f"{name}@8": str(8 * value) for name, value in vars(abi).items() if isinstance(value, int)}
     text = _expand("\n".join(parts), machine)
@@ -98,6 +106,34 @@ def _expand(text: str, machine: dict[str, str]) -> str:
 _FUTEX = """
 define internal void @futex(ptr %addr, i64 %op, i64 %val, i64 %bits) nounwind {
   %r = call i64 @syscall(ptr %addr, i64 %op, i64 %val, i64 0, i64 0, i64 %bits)
+  ret void
+}
+"""
+# Wakes up to ``wanted`` sleeping workers below participant number ``limit``; cheap if none sleeps.
+_WAKER = """
+define internal void @wake(ptr %pool, i64 %limit, i64 %wanted) nounwind {
+  %some = icmp sgt i64 %wanted, 0
+  br i1 %some, label %look, label %none
+look:
+  %sleepers = getelementptr i8, ptr %pool, i64 <POOL_SLEEPERS_BYTES>
+  %asleep = load atomic i32, ptr %sleepers seq_cst, align 4
+  %any = icmp ne i32 %asleep, 0
+  br i1 %any, label %wake, label %none
+wake:
+  %word = getelementptr i8, ptr %pool, i64 <POOL_WAKE_BYTES>
+  %bump = atomicrmw add ptr %word, i32 1 seq_cst, align 4
+  %helpers = sub i64 %limit, 1
+  %enough = icmp slt i64 %helpers, %wanted
+  %many = select i1 %enough, i64 %helpers, i64 %wanted
+  %wide = icmp sgt i64 %helpers, 31
+  %bit = select i1 %wide, i64 0, i64 %helpers
+  %pow = shl i64 1, %bit
+  %below = sub i64 %pow, 1
+  %mask = select i1 %wide, i64 4294967295, i64 %below
+  %count = select i1 %wide, i64 2147483647, i64 %many
+  call void @futex(ptr %word, i64 <WAKE>, i64 %count, i64 %mask)
+  ret void
+none:
   ret void
 }
 """
@@ -141,10 +177,35 @@ none:
 
 
 def _run(workers: bool) -> str:
+    enter = (
+        """
+  %pooled = icmp ne ptr %pool, null
+  br i1 %pooled, label %enter, label %patch.first
+enter:
+  %active = getelementptr i8, ptr %pool, i64 <POOL_ACTIVE_BYTES>
+  %calls = atomicrmw add ptr %active, i32 1 monotonic, align 4
+  %wanted = field %call, <CALL_WAKE@8>
+  %limit = field %call, <CALL_LIMIT@8>
+  call void @wake(ptr %pool, i64 %limit, i64 %wanted)
+  br label %patch.first
+"""
+        if workers
+        else "  br label %patch.first\n"
+    )
+    leave = (
+        """
+  br i1 %pooled, label %leave, label %done.all
+leave:
+  %active.l = getelementptr i8, ptr %pool, i64 <POOL_ACTIVE_BYTES>
+  %calls.l = atomicrmw sub ptr %active.l, i32 1 monotonic, align 4
+  br label %done.all
+"""
+        if workers
+        else "  br label %done.all\n"
+    )
     share = (
         """
   %many = icmp sgt i64 %chunks, 1
-  %pooled = icmp ne ptr %pool, null
   %try = and i1 %many, %pooled
   br i1 %try, label %parallel, label %serial
 parallel:
@@ -169,9 +230,13 @@ entry:
   %patches = pointer %call, <CALL_PATCHES@8>
   %npatches = field %call, <CALL_PATCH_COUNT@8>
   %timed = icmp ne ptr %times, null
+"""
+        + enter
+        + """
+patch.first:
   br label %patch
 patch:
-  %k = phi i64 [0, %entry], [%k1, %store]
+  %k = phi i64 [0, %patch.first], [%k1, %store]
   %patched = icmp sge i64 %k, %npatches
   br i1 %patched, label %head, label %one
 one:
@@ -222,6 +287,10 @@ next:
   %i1 = add i64 %i, 1
   br label %head
 exit:
+"""
+        + leave
+        + """
+done.all:
   ret void
 }
 """
@@ -235,6 +304,7 @@ define internal i64 @chunks(ptr %pool, i64 %slot) nounwind {
 entry:
   %job = getelementptr i8, ptr %pool, i64 <POOL_JOB_BYTES>
   %limitp = getelementptr i8, ptr %job, i64 <JOB_LIMIT@8>
+  %sharep = getelementptr i8, ptr %job, i64 <JOB_SHARE@8>
   %parity = and i64 %slot, 1
   %odd = icmp eq i64 %parity, 1
   br label %look
@@ -248,8 +318,14 @@ may:
   %allowed = icmp slt i64 %slot, %limit
   br i1 %allowed, label %take, label %exit
 take:
-  %up = add i64 %t, 1
-  %down = sub i64 %t, 65536
+  %share = load atomic i64, ptr %sharep acquire, align 8
+  %left = sub i64 %open.hi, %open.lo
+  %part = lshr i64 %left, %share
+  %none = icmp eq i64 %part, 0
+  %k = select i1 %none, i64 1, i64 %part
+  %khigh = shl i64 %k, 16
+  %up = add i64 %t, %k
+  %down = sub i64 %t, %khigh
   %t1 = select i1 %odd, i64 %down, i64 %up
   %swap = cmpxchg ptr %pool, i64 %t, i64 %t1 seq_cst acquire, align 8
   %ok = extractvalue {i64, i1} %swap, 1
@@ -263,16 +339,17 @@ won:
   %chunk = field %job, <JOB_CHUNK@8>
   %base = pointer %job, <JOB_SCRATCH@8>
   %stride = field %job, <JOB_STRIDE@8>
-  %back = sub i64 %open.hi, 1
+  %back = sub i64 %open.hi, %k
   %number = select i1 %odd, i64 %back, i64 %open.lo
   %begin = mul i64 %number, %chunk
-  %full = add i64 %begin, %chunk
+  %length = mul i64 %k, %chunk
+  %full = add i64 %begin, %length
   %short = icmp slt i64 %full, %trip
   %end = select i1 %short, i64 %full, i64 %trip
   %sbyte = mul i64 %slot, %stride
   %scratch = getelementptr i8, ptr %base, i64 %sbyte
   call void %fn(ptr %args, i64 %begin, i64 %end, ptr %scratch)
-  %ran1 = add i64 %ran, 1
+  %ran1 = add i64 %ran, %k
   br label %look
 exit:
   %line = shl i64 %slot, 6
@@ -308,6 +385,7 @@ fill:
   %scratch = pointer %call, <CALL_SCRATCH@8>
   %stride = field %call, <CALL_STRIDE@8>
   %limit = field %call, <CALL_LIMIT@8>
+  %portion = field %call, <CALL_SHARE@8>
   %p.fn = getelementptr i8, ptr %job, i64 <JOB_FN@8>
   store ptr %fn, ptr %p.fn
   %p.args = getelementptr i8, ptr %job, i64 <JOB_ARGS@8>
@@ -322,6 +400,8 @@ fill:
   store i64 %stride, ptr %p.stride
   %p.limit = getelementptr i8, ptr %job, i64 <JOB_LIMIT@8>
   store atomic i64 %limit, ptr %p.limit release, align 8
+  %p.share = getelementptr i8, ptr %job, i64 <JOB_SHARE@8>
+  store atomic i64 %portion, ptr %p.share release, align 8
   %pending = getelementptr i8, ptr %pool, i64 <POOL_PENDING_BYTES>
   %chunks32 = trunc i64 %chunks to i32
   store atomic i32 %chunks32, ptr %pending monotonic, align 4
@@ -332,24 +412,11 @@ fill:
   %hi = shl i64 %chunks, 16
   %ticket = or i64 %high, %hi
   store atomic i64 %ticket, ptr %pool seq_cst, align 8
-  %sleepers = getelementptr i8, ptr %pool, i64 <POOL_SLEEPERS_BYTES>
-  %asleep = load atomic i32, ptr %sleepers seq_cst, align 4
-  %wakes = icmp ne i32 %asleep, 0
-  br i1 %wakes, label %wake, label %share
+  %big = icmp sge i64 %chunks, <WAKE_PARTS>
+  br i1 %big, label %wake, label %share
 wake:
-  %word = getelementptr i8, ptr %pool, i64 <POOL_WAKE_BYTES>
-  %bump = atomicrmw add ptr %word, i32 1 seq_cst, align 4
-  %helpers = sub i64 %limit, 1
   %parts = sub i64 %chunks, 1
-  %enough = icmp slt i64 %helpers, %parts
-  %many = select i1 %enough, i64 %helpers, i64 %parts
-  %wide = icmp sgt i64 %helpers, 31
-  %bit = select i1 %wide, i64 0, i64 %helpers
-  %pow = shl i64 1, %bit
-  %below = sub i64 %pow, 1
-  %mask = select i1 %wide, i64 4294967295, i64 %below
-  %wakecount = select i1 %wide, i64 2147483647, i64 %many
-  call void @futex(ptr %word, i64 <WAKE>, i64 %wakecount, i64 %mask)
+  call void @wake(ptr %pool, i64 %limit, i64 %parts)
   br label %share
 share:
   %ran = call i64 @chunks(ptr %pool, i64 0)
@@ -359,8 +426,10 @@ share:
   br i1 %all, label %finish, label %wait
 wait:
   %spinp = getelementptr i8, ptr %pool, i64 <POOL_SPIN_BYTES>
-  %spin = load i64, ptr %spinp
-  %gap = lshr i64 %spin, 1
+  %between = load i64, ptr %spinp
+  %spin = shl i64 %between, <SPIN_WITHIN>
+  %gapp = getelementptr i8, ptr %pool, i64 <POOL_LOST_BYTES>
+  %gap = load i64, ptr %gapp
   %t0 = clock
   br label %spinning
 spinning:
@@ -417,9 +486,11 @@ entry:
   %high = icmp sgt i64 %index, 31
   %bitno = select i1 %high, i64 31, i64 %index
   %bit = shl i64 1, %bitno
+  %activep = getelementptr i8, ptr %pool, i64 <POOL_ACTIVE_BYTES>
+  %gapp = getelementptr i8, ptr %pool, i64 <POOL_LOST_BYTES>
   %max = load i64, ptr %spinp
-  %min = lshr i64 %max, 4
-  %gap = lshr i64 %max, 1
+  %min = lshr i64 %max, <SPIN_LEAST>
+  %gap = load i64, ptr %gapp
   br label %idle
 idle:
   %budget = phi i64 [%max, %entry], [%bigger, %paid], [%budget.w, %woke]
@@ -438,11 +509,19 @@ pausing:
   pause
   %now = clock
   %spent = sub i64 %now, %t0
-  %late = icmp ugt i64 %spent, %budget
   %jump = sub i64 %now, %last
   %lost = icmp ugt i64 %jump, %gap
-  %stopspin = or i1 %late, %lost
-  br i1 %stopspin, label %tired, label %more
+  br i1 %lost, label %tired, label %patient
+patient:
+  %late = icmp ugt i64 %spent, %budget
+  br i1 %late, label %within, label %more
+within:
+  %calls = load atomic i32, ptr %activep monotonic, align 4
+  %callers = icmp ne i32 %calls, 0
+  %longer = shl i64 %budget, <SPIN_WITHIN>
+  %soon = icmp ult i64 %spent, %longer
+  %stay = and i1 %callers, %soon
+  br i1 %stay, label %more, label %tired
 more:
   br label %spinning
 work:

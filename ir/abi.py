@@ -11,13 +11,13 @@ The executor is one function, ``i64 executor(ptr object, i64 op, i64 index)``:
 - ``OP_STOP``: object is a Pool; its workers return soon.
 """
 
-VERSION = 1
+VERSION = 2
 EXECUTOR = "executor"  # key of the executor's image in Program.kernels, and its entry function
 
 OP_RUN, OP_WORKER, OP_CLOCK, OP_STOP = 0, 1, 2, 3
 
 # Step: one kernel launch. CHUNKS parts (below 65536) of CHUNK iterations, the last one perhaps shorter; 1 means
-# serial, 0 that there is nothing to do.
+# serial, 0 that there is nothing to do. Participants take several parts at a time.
 STEP_FN, STEP_ARGS, STEP_TRIP, STEP_CHUNK, STEP_CHUNKS = range(5)
 STEP_FIELDS = 8
 
@@ -34,7 +34,9 @@ STEP_FIELDS = 8
     CALL_DEREF,  # 0: ports are data addresses; n: they are objects that hold the data address at byte n
     CALL_PATCHES,  # Patches to apply before the first step
     CALL_PATCH_COUNT,
-) = range(11)
+    CALL_SHARE,  # a participant takes at most 1 / 2**SHARE of the parts that are left at a time
+    CALL_WAKE,  # sleeping workers worth waking before the first step
+) = range(13)
 CALL_FIELDS = 16
 
 # Patch: *SLOT = address of port PORT + OFFSET.
@@ -50,9 +52,16 @@ POOL_BUSY_BYTES = 384  # i32: a caller owns the job fields
 POOL_SLEEPERS_BYTES = 512  # i32: workers that wait or are about to
 POOL_WAKE_BYTES = 520  # i32 futex: bumped for each wake-up
 POOL_STOP_BYTES = 528  # i32
-POOL_SPIN_BYTES = 640  # i64: longest spin in clock ticks, of workers and of waiting callers
+POOL_SPIN_BYTES = 640  # i64: longest spin of a worker between two calls, in clock ticks
+POOL_LOST_BYTES = 648  # i64: a gap between two clock readings that shows a lost time slice, in clock ticks
+POOL_ACTIVE_BYTES = 768  # i32: calls in flight that have steps to share
 POOL_TRACE_BYTES = 1024  # one line of 64 bytes per participant: i64 chunks run, i64 waits slept through
 POOL_MAX_PARTICIPANTS = 256
 POOL_BYTES = POOL_TRACE_BYTES + 64 * POOL_MAX_PARTICIPANTS
 
-JOB_FN, JOB_ARGS, JOB_TRIP, JOB_CHUNK, JOB_SCRATCH, JOB_STRIDE, JOB_LIMIT = range(7)
+JOB_FN, JOB_ARGS, JOB_TRIP, JOB_CHUNK, JOB_SCRATCH, JOB_STRIDE, JOB_LIMIT, JOB_SHARE = range(8)
+
+# Shifts of POOL_SPIN: the shortest spin of a worker, and how much longer than between calls it spins within one.
+SPIN_LEAST, SPIN_WITHIN = 4, 3
+# A step of fewer parts (about 10 microseconds each) is not worth waking a sleeping worker for.
+WAKE_PARTS = 8

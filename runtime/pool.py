@@ -28,7 +28,8 @@ from . import memory
 from .code import CodeMap
 
 NativeFunction = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-SPIN_SECONDS = 40e-6
+SPIN_SECONDS = 40e-6  # of a worker between calls, at most; eight times as long within one
+LOST_SECONDS = 1e-3  # who sees the clock jump this far was off its CPU for a time slice
 SUPPORTED = sys.platform == "linux"  # elsewhere the executor has no workers
 MAX_THREADS = abi.POOL_MAX_PARTICIPANTS
 
@@ -96,7 +97,9 @@ class Pool:
         code.keep_forever()
         native = NativeFunction(code.address(abi.EXECUTOR))
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(native))
-        self._word(abi.POOL_SPIN_BYTES, np.int64)[0] = int(SPIN_SECONDS * clock_rate(native, 0.5e-3))
+        rate = clock_rate(native, 0.5e-3)
+        self._word(abi.POOL_SPIN_BYTES, np.int64)[0] = int(SPIN_SECONDS * rate)
+        self._word(abi.POOL_LOST_BYTES, np.int64)[0] = int(LOST_SECONDS * rate)
         self._native = native
 
     def _word(self, offset: int, dtype: type) -> np.ndarray:
@@ -124,9 +127,11 @@ class Pool:
         self._closed = False
         self._caller_cpu = -1
         self.size = 0
-        spin = int(self._word(abi.POOL_SPIN_BYTES, np.int64)[0])
+        settings = self._word(abi.POOL_SPIN_BYTES, np.int64), self._word(abi.POOL_LOST_BYTES, np.int64)
+        held = [int(word[0]) for word in settings]
         self._block[:] = 0
-        self._word(abi.POOL_SPIN_BYTES, np.int64)[0] = spin
+        for word, value in zip(settings, held, strict=True):
+            word[0] = value
 
 
 def _find_current_cpu() -> Any:

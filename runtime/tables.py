@@ -20,6 +20,7 @@ from ..ir.plan import ARENA_ALIGNMENT, Program
 from . import memory
 from .binding import Shape
 
+_MAX_CHUNKS = 1 << 15  # per step; a ticket has 16 bits for them
 _MAX_FRAMES = 64  # per context; beyond that the least recently used shapes are forgotten
 _MAX_DYNAMIC_FRAMES = 4  # the same for programs whose frames own big buffers
 
@@ -91,8 +92,8 @@ class Template:
         for position, extent in self.extents:
             args[position] = value(extent)
         trip = np.maximum(np.array([value(step.trip) for step in self.program.steps], np.int64), 0)
-        # Four chunks per thread even out unequal speed; a chunk never gets smaller than the grain.
-        chunk = np.maximum(self.grains, -(-trip // (4 * self.threads)))
+        # Chunks as small as the grain: participants take many at first and single ones at the end of a step.
+        chunk = np.maximum(self.grains, -(-trip // _MAX_CHUNKS))
         if self.threads == 1:
             chunk = np.maximum(trip, 1)
         steps = np.zeros((self.count, abi.STEP_FIELDS), np.int64)
@@ -158,6 +159,10 @@ class Frame:
         self.call[abi.CALL_DEREF] = memory.DATA_OFFSET
         self.call[abi.CALL_PATCHES] = memory.address_of(self.patches)
         self.call[abi.CALL_PATCH_COUNT] = len(self.patches)
+        self.call[abi.CALL_SHARE] = (template.threads - 1).bit_length() + 1
+        chunks = self.steps[:, abi.STEP_CHUNKS]
+        shared = int(chunks[chunks > 1].sum())
+        self.call[abi.CALL_WAKE] = min(template.threads, shared) - 1 if shared >= abi.WAKE_PARTS else 0
         self.address = memory.address_of(self.call)
 
 
