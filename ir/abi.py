@@ -5,7 +5,8 @@ ends in ``_BYTES`` or says so. Change anything here and VERSION must grow: it is
 
 The executor is one function, ``i64 executor(ptr object, i64 op, i64 index)``:
 
-- ``OP_RUN``: object is a Call; runs its steps, returns 0.
+- ``OP_RUN``: object is a Call; runs its steps, returns 0. If one of the first ``index`` ports of CALL_WRITTEN shares
+  memory with another port, it does nothing and returns 1.
 - ``OP_WORKER``: object is a Pool, index the worker number from 0; returns 0 once the pool's stop flag is set.
 - ``OP_CLOCK``: returns the clock that profiles are written in (TSC or the virtual counter).
 - ``OP_STOP``: object is a Pool; its workers return soon.
@@ -36,7 +37,10 @@ STEP_FIELDS = 8
     CALL_PATCH_COUNT,
     CALL_SHARE,  # a participant takes at most 1 / 2**SHARE of the parts that are left at a time
     CALL_WAKE,  # sleeping workers worth waking before the first step
-) = range(13)
+    CALL_SIZES,  # bytes of each port, 0 for those that no other port can share memory with
+    CALL_WRITTEN,  # numbers of the ports that are written
+    CALL_PORT_COUNT,
+) = range(16)
 CALL_FIELDS = 16
 
 # Patch: *SLOT = address of port PORT + OFFSET.

@@ -77,6 +77,8 @@ class Executable:
         self._address = id if memory.DATA_OFFSET else memory.address_of  # what CALL_PORTS holds
         self._updates = [(i, port.updates) for i, port in enumerate(program.outputs) if port.updates >= 0]
         self._updated = frozenset(source for _, source in self._updates)
+        # Written ports that the native call compares with all others: by run (new outputs), and by run_into.
+        self._compared = len(self._updates), len(program.outputs)
         self._bindings: dict[Sequence[Shape], Binding] = {}
         self._free: list[Context] = []
         # Artefacts check their weight blocks when first used.
@@ -93,7 +95,7 @@ class Executable:
         try:
             frame = context.frame(tuple([a.shape for a in arrays]), self._bind)
             outputs = self._new_outputs(frame, arrays)
-            self._launch(frame, arrays, outputs)
+            self._launch(frame, arrays, outputs, self._compared[0])
         finally:
             self._free.append(context)
         return outputs
@@ -109,7 +111,7 @@ class Executable:
         try:
             frame = context.frame(tuple([a.shape for a in arrays]), self._bind)
             results = self._check_outputs(frame, arrays, outputs)
-            self._launch(frame, arrays, results)
+            self._launch(frame, arrays, results, self._compared[1])
         finally:
             self._free.append(context)
 
@@ -135,7 +137,7 @@ class Executable:
                 outputs = self._new_outputs(frame, arrays)
                 frame.call[abi.CALL_TIMES] = memory.address_of(row)
                 try:
-                    self._launch(frame, arrays, outputs)
+                    self._launch(frame, arrays, outputs, self._compared[0])
                 finally:
                     frame.call[abi.CALL_TIMES] = 0
             finally:
@@ -170,7 +172,7 @@ class Executable:
             self._bindings[shapes] = binding
         return binding
 
-    def _launch(self, frame: Frame, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
+    def _launch(self, frame: Frame, inputs: list[np.ndarray], outputs: list[np.ndarray], compared: int) -> None:
         ports, address, i = frame.ports, self._address, 0
         for a in inputs:
             ports[i] = address(a)
@@ -178,7 +180,8 @@ class Executable:
         for a in outputs:
             ports[i] = address(a)
             i += 1
-        self._native(frame.address, abi.OP_RUN, 0)
+        if self._native(frame.address, abi.OP_RUN, compared):
+            self._refuse_overlap(inputs, outputs, compared > len(self._updates))
 
     def _check_inputs(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         arrays = list(inputs)
@@ -214,10 +217,21 @@ class Executable:
         for i in self._updated:
             if not arrays[i].flags.writeable:
                 raise InputError(f"input {self.program.inputs[i].name!r} is updated in place but is read-only")
-        clash = _overlap(arrays, self._updated)
+
+    def _refuse_overlap(self, inputs: list[np.ndarray], outputs: list[np.ndarray], given: bool) -> None:
+        """InputError for memory that is shared and written; ``given``: the outputs are the caller's too."""
+        ports = self.program
+        clash = _overlap(inputs, self._updated)
         if clash:
-            a, b = (self.program.inputs[i].name for i in clash)
+            a, b = (ports.inputs[i].name for i in clash)
             raise InputError(f"inputs {a!r} and {b!r} share memory, and one of them is updated in place")
+        fresh = [i for i, port in enumerate(ports.outputs) if given and port.updates < 0]
+        everything = [*inputs, *[outputs[i] for i in fresh]]
+        clash = _overlap(everything, range(len(inputs), len(everything)))
+        if clash:
+            names = [port.name for port in ports.inputs] + [ports.outputs[i].name for i in fresh]
+            raise InputError(f"output {names[max(clash)]!r} shares memory with {names[min(clash)]!r}; give it its own")
+        raise AssertionError("the native check for shared memory and this one disagree")
 
     def _new_outputs(self, frame: Frame, inputs: list[np.ndarray]) -> list[np.ndarray]:
         specs = frame.binding.output_specs
@@ -255,12 +269,6 @@ class Executable:
                 results.append(given)
             else:
                 results.append(self._other_output(ports[i], shape, inputs, given))
-        fresh = [i for i, port in enumerate(ports) if port.updates < 0] if self._updates else range(len(ports))
-        everything = [*inputs, *[results[i] for i in fresh]]
-        clash = _overlap(everything, range(len(inputs), len(everything)))
-        if clash:
-            names = [port.name for port in self.program.inputs] + [ports[i].name for i in fresh]
-            raise InputError(f"output {names[max(clash)]!r} shares memory with {names[min(clash)]!r}; give it its own")
         return results
 
     def _other_output(self, port: Port, shape: Shape, inputs: list[np.ndarray], given: object) -> np.ndarray:
@@ -291,14 +299,6 @@ def _flaws(array: np.ndarray) -> str:
 
 def _overlap(arrays: Sequence[np.ndarray], written: Sequence[int] | frozenset[int] | range) -> tuple[int, int] | None:
     """Positions of two arrays that share memory, at least one of them ``written``; all are C-contiguous."""
-    if len(arrays) <= 4:  # the usual small call: comparing pairs is cheapest
-        starts = [memory.address_of(a) for a in arrays]
-        for i in written:
-            start, end = starts[i], starts[i] + arrays[i].nbytes
-            for j, other in enumerate(starts):
-                if other < end and start < other + arrays[j].nbytes and i != j:
-                    return i, j
-        return None
     spans = sorted([(memory.address_of(a), a.nbytes, i) for i, a in enumerate(arrays)])
     reach, reach_of, written_reach, written_of = 0, -1, 0, -1
     for start, size, i in spans:

@@ -1,7 +1,7 @@
 """The process-wide pool of worker threads.
 
 Workers are Python threads that spend their life in one native call (``OP_WORKER``, the GIL released); jobs
-and sleeping are handled natively, see ``codegen/executor_ir.py``. The pool's memory block stays at one
+and sleeping are handled natively, see ``codegen/executor_pool.py``. The pool's memory block stays at one
 address for the whole life of the process, so tables of any executable can point to it.
 
 Fork: the child has no workers; its copy of the block is reset and workers start afresh when first needed.

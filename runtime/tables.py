@@ -7,6 +7,7 @@ adds the addresses of one ``Context`` (arena, scratch, dynamic buffers), which b
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ import numpy as np
 from ..ir import abi
 from ..ir.dims import DimExpr, Extent, assignment, evaluate
 from ..ir.errors import InputError
-from ..ir.plan import ARENA_ALIGNMENT, Program
+from ..ir.plan import ARENA_ALIGNMENT, Port, Program
 from . import memory
 from .binding import Shape
 
@@ -112,12 +113,14 @@ class Binding:
         try:
             _check_extents(template.program, env)
             self.args, self.steps, self.dynamic = template.static or template._evaluate(env)
-            self.output_specs: list[tuple[Shape, np.dtype]] = [
-                (tuple(evaluate(e, env) for e in port.type.shape), port.type.dtype.numpy)
-                for port in template.program.outputs
-            ]
+            self.input_specs = _specs(template.program.inputs, env)
+            self.output_specs = _specs(template.program.outputs, env)
         except (ZeroDivisionError, OverflowError) as error:
             raise InputError(f"extents of {template.program.name!r} for {dict(env)}: {error}") from None
+
+
+def _specs(ports: Sequence[Port], env: Mapping[str, int]) -> list[tuple[Shape, np.dtype]]:
+    return [(tuple(evaluate(e, env) for e in port.type.shape), port.type.dtype.numpy) for port in ports]
 
 
 def _check_extents(program: Program, env: Mapping[str, int]) -> None:
@@ -163,7 +166,24 @@ class Frame:
         chunks = self.steps[:, abi.STEP_CHUNKS]
         shared = int(chunks[chunks > 1].sum())
         self.call[abi.CALL_WAKE] = min(template.threads, shared) - 1 if shared >= abi.WAKE_PARTS else 0
+        self.sizes, self.written = _port_tables(template.program, binding)
+        self.call[abi.CALL_SIZES] = memory.address_of(self.sizes)
+        self.call[abi.CALL_WRITTEN] = memory.address_of(self.written)
+        self.call[abi.CALL_PORT_COUNT] = ports
         self.address = memory.address_of(self.call)
+
+
+def _port_tables(program: Program, binding: Binding) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes of each port (0 for outputs that are an input), and the written ones: updated inputs, then outputs."""
+    first = len(program.inputs)
+    updated = [port.updates for port in program.outputs if port.updates >= 0]
+    fresh = [first + i for i, port in enumerate(program.outputs) if port.updates < 0]
+    sizes = [math.prod(shape) * dtype.itemsize for shape, dtype in binding.input_specs]
+    sizes += [
+        0 if port.updates >= 0 else math.prod(shape) * dtype.itemsize
+        for port, (shape, dtype) in zip(program.outputs, binding.output_specs, strict=True)
+    ]
+    return np.array(sizes, np.int64), np.array([*updated, *fresh], np.int64)
 
 
 class Context:
