@@ -22,8 +22,8 @@ announcement, so a wake-up in between makes futex return at once. Worker i waits
 caller wakes only workers below its limit. PENDING and CALLER_SLEEPS work alike in the other direction.
 
 Waking a thread costs the caller 3 to 40 microseconds in the system call and the thread 6 to 40 until it runs,
-and a hundred times that on a busy host, most of all where a virtual CPU has gone to sleep. So workers spin between the steps
-of a call. ACTIVE counts the calls in flight: while there is one, a worker spins 2**SPIN_WITHIN times as long as
+and a hundred times that on a busy host, most of all where a virtual CPU has gone to sleep. So workers spin between
+the steps of a call. ACTIVE counts the calls in flight: while there is one, a worker spins 2**SPIN_WITHIN times as long as
 between calls. Sleeping workers are woken before the first step (CALL_WAKE), and again only by steps of WAKE_PARTS
 chunks or more.
 
