@@ -23,9 +23,9 @@ caller wakes only workers below its limit. PENDING and CALLER_SLEEPS work alike 
 
 Waking a thread costs the caller 3 to 40 microseconds in the system call and the thread 6 to 40 until it runs,
 and a hundred times that on a busy host, most of all where a virtual CPU has gone to sleep. So workers spin between
-the steps of a call. ACTIVE counts the calls in flight: while there is one, a worker spins 2**SPIN_WITHIN times as long as
-between calls. Sleeping workers are woken before the first step (CALL_WAKE), and again only by steps of WAKE_PARTS
-chunks or more.
+the steps of a call. ACTIVE counts the calls in flight: while there is one, a worker spins 2**SPIN_WITHIN times as
+long as between calls. Sleeping workers are woken before the first step (CALL_WAKE), and again only by steps of
+WAKE_PARTS chunks or more.
 
 Spinning is bounded by the clock (POOL_SPIN) and adapts: a worker that spins in vain halves its budget, one
 that finds work doubles it. A gap between two clock readings as long as a time slice (POOL_LOST) means that the
