@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from .ir.kernels import PRECISIONS
-
+PRECISIONS = ("float32", "float32-fast", "bfloat16")
 TARGETS = ("host", "x86-64", "x86-64-avx2", "x86-64-avx512", "aarch64")
 
 

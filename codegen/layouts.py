@@ -11,11 +11,16 @@ from ..ir.kernels import LayoutChoice
 from ..ir.layout import DENSE, Layout
 from ..ir.target import Target
 from . import schedule as scheduling
+from . import winograd
 from .contraction import compute
 from .lower.contraction_gradients import MOST_PHASES, axis_phases, transpose_halo
+from .lower.winograd import tile_halo
 from .schedule import Problem, upper
 
 Pairs = Sequence[tuple[int, int]]
+
+# Tiles of Winograd's algorithm whose error each precision admits.
+WINOGRAD_TILES = {"float32": (2,), "float32-fast": (2, 4), "bfloat16": (2, 4)}
 
 
 def layout_choices(node: Node, target: Target, precision: str = "float32") -> list[LayoutChoice]:
@@ -30,7 +35,7 @@ def layout_choices(node: Node, target: Target, precision: str = "float32") -> li
     dense = tuple(DENSE for _ in node.inputs), tuple(DENSE for _ in node.outputs)
     if rule is None:
         return [LayoutChoice(*dense, cost=0.0, reason="any layout-free kernel")]
-    found = rule(core, target)
+    found = rule(core, target, precision)
     if core is not node:
         found = [_spread(choice, node, core) for choice in found]
     return sorted(found, key=lambda c: c.cost)
@@ -61,7 +66,7 @@ def _frame(rank: int, padding: Pairs) -> tuple[tuple[int, int], ...]:
 
 
 # -- convolution ----------------------------------------------------------------------------------------
-def _conv(node: Node, target: Target) -> list[LayoutChoice]:
+def _conv(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
     x, w = node.inputs
     y, groups = node.output, node.attrs["groups"]
     lanes = target.lanes(compute(y.dtype))
@@ -94,8 +99,33 @@ def _conv(node: Node, target: Target) -> list[LayoutChoice]:
         choices.append(
             LayoutChoice((given, packed), (out,), cost * repeat * groups, f"{why}; weights in panels of {nb} vectors")
         )
+    choices += _winograd(node, target, WINOGRAD_TILES[precision])
     choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, per_group))
     return choices
+
+
+def _winograd(node: Node, target: Target, tiles: Sequence[int]) -> list[LayoutChoice]:
+    """Winograd's algorithm for each of ``tiles``, where it applies."""
+    (x, w), y = node.inputs, node.output
+    dtype, lanes = y.dtype, target.lanes(y.dtype)
+    attrs = node.attrs
+    shape, padding = w.shape, attrs["padding"]
+    fits = shape[2:] == (3, 3) and attrs["stride"] == attrs["dilation"] == (1, 1) and attrs["groups"] == 1
+    static = all(isinstance(e, int) and e > 0 for e in (*x.shape[1:], *y.shape[2:]))
+    if not (fits and static and lanes > 1 and dtype.kind == "f" and dtype.bits >= 32):
+        return []
+    outputs, channels = (upper(e) for e in shape[:2])
+    if channels < lanes or min(p for pair in padding for p in pair) < 0:
+        return []
+    found = []
+    for m in tiles:
+        count = upper(y.shape[0]) * -(-upper(y.shape[2]) // m) * -(-upper(y.shape[3]) // m)
+        s = winograd.choose(target, dtype, m, channels, outputs, count)
+        halo = _frame(4, [tile_halo(upper(e), pair, m) for e, pair in zip(x.shape[2:], padding, strict=True)])
+        packed = Layout(order=(0, 2, 3, 1), blocks=((0, lanes * s.product.nb),), form=f"winograd{m}")
+        given, out = Layout(blocks=((1, lanes),), halo=halo), Layout(blocks=((1, lanes),))
+        found.append(LayoutChoice((given, packed), (out,), s.seconds, str(s)))
+    return found
 
 
 def _dense(node: Node, target: Target, flops: float, rows: int) -> LayoutChoice:
@@ -109,7 +139,7 @@ def _dense(node: Node, target: Target, flops: float, rows: int) -> LayoutChoice:
     return LayoutChoice(layouts, (DENSE,), flops * waste / rate, "all dense")
 
 
-def _conv_transpose(node: Node, target: Target) -> list[LayoutChoice]:
+def _conv_transpose(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
     x, w = node.inputs
     y, groups = node.output, node.attrs["groups"]
     lanes = target.lanes(compute(y.dtype))
@@ -143,7 +173,7 @@ def _conv_transpose(node: Node, target: Target) -> list[LayoutChoice]:
     return choices
 
 
-def _conv_weight_grad(node: Node, target: Target) -> list[LayoutChoice]:
+def _conv_weight_grad(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
     x, dy = node.inputs
     y, groups = node.output, node.attrs["groups"]
     lanes = target.lanes(compute(y.dtype))
@@ -178,7 +208,7 @@ def _conv_weight_grad(node: Node, target: Target) -> list[LayoutChoice]:
 
 
 # -- matmul ---------------------------------------------------------------------------------------------
-def _matmul(node: Node, target: Target) -> list[LayoutChoice]:
+def _matmul(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
     a, b = node.inputs
     y = node.output
     lanes = target.lanes(compute(y.dtype))

@@ -1,4 +1,4 @@
-"""Winograd's minimal filtering F(m x m, 3 x 3): the three matrices, and the transform of weights.
+"""Winograd's minimal filtering F(m x m, 3 x 3): the three matrices, the transform of weights, the choice of blocks.
 
 A tile of m x m results of a 3x3 convolution with stride 1 comes from n x n inputs, n = m + 2:
 ``Y = AT [ (G w GT) * (BT d B) ] A``, summed over channels between the brackets. That takes n * n products per tile
@@ -8,9 +8,15 @@ are 0, 1, -1 for m = 2 and 0, 1, -1, 2, -2 for m = 4, whose integers keep the er
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+from ..ir.dtypes import DType
+from ..ir.target import Target
+from . import schedule as scheduling
+from .schedule import ContractionSchedule, Problem
 
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -70,3 +76,69 @@ def transform_weight(weight: np.ndarray, tile: int) -> np.ndarray:
     points = tile + 2
     flat = weight.reshape(-1, 9).astype(np.float64) @ np.kron(g, g).T
     return flat.astype(weight.dtype).reshape(*weight.shape[:2], points, points)
+
+
+# Cycles to transform one vector of channels of one tile: arithmetic, loads and stores at two per cycle, some overhead.
+_INPUT_CYCLES = {2: 44.0, 4: 130.0}
+_OUTPUT_CYCLES = {2: 48.0, 4: 120.0}
+_STREAM_BYTES = 10.0  # per cycle, of weights that do not stay in L2
+
+
+@dataclass(frozen=True)
+class WinogradSchedule:
+    """How one convolution runs.
+
+    Attributes:
+        tile: m; block: tiles of one parallel iteration; groups: parallel parts of the output channels.
+        product: schedule of one point's product, [block, C] x [C, panel].
+        seconds: estimate for the whole convolution on one thread.
+    """
+
+    tile: int
+    block: int
+    groups: int
+    product: ContractionSchedule
+    seconds: float
+
+    def __str__(self) -> str:
+        p = self.product
+        return (
+            f"Winograd F({self.tile}x{self.tile}, 3x3), {self.block} tiles per iteration, output channels in "
+            f"{self.groups} part(s), products by tile {p.tile[0]} x {p.nb} vectors of {p.lanes}, unroll {p.unroll}; "
+            f"est. {self.seconds * 1e3:.3f} ms on one thread"
+        )
+
+
+@functools.lru_cache(1024)
+def choose(
+    target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int | None = None
+) -> WinogradSchedule:
+    """The cheapest schedule for ``tiles`` tiles in all, by estimate; ``nb`` is fixed when packed weights dictate it."""
+    lanes, points = target.lanes(dtype), (tile + 2) ** 2
+    size = dtype.itemsize
+    in_vectors, out_vectors = -(-channels // lanes), -(-outputs // lanes)
+    most = max(4, int(0.55 * target.l2_bytes) // (points * in_vectors * lanes * size))
+    best: WinogradSchedule | None = None
+    for block in range(1, min(most, tiles, 64) + 1):
+        if block not in (most, tiles, 64) and -(-tiles // block) == -(-tiles // (block + 1)) and block > 32:
+            continue
+        p = Problem(dtype, (block, 1), outputs, channels, min(lanes, channels), 1, nb)
+        s = scheduling.choose(target, p)
+        s = replace(s, chunk=block)
+        blocks, panels = -(-tiles // block), -(-out_vectors // s.nb)
+        products = points * scheduling.estimate(target, p, s)
+        weights = points * channels * panels * s.nb * lanes * size
+        if weights > target.l2_bytes // 2:
+            products = max(products, weights / _STREAM_BYTES / (target.clock_ghz * 1e9))
+        before = block * in_vectors * _INPUT_CYCLES[tile] / (target.clock_ghz * 1e9)
+        after = block * out_vectors * _OUTPUT_CYCLES[tile] / (target.clock_ghz * 1e9)
+        for groups in {1, 2, 4, 8, panels}:
+            if groups > panels:
+                continue
+            parts = blocks * groups
+            waste = (-(-parts // 2) * 2 + -(-parts // 4) * 4) / (2 * parts)  # what two or four threads wait at the end
+            seconds = blocks * (before * groups + products + after) * waste
+            if best is None or seconds < best.seconds * 0.999:
+                best = WinogradSchedule(tile, block, groups, s, seconds)
+    assert best is not None
+    return best

@@ -15,7 +15,8 @@ PRECISIONS = ("float32", "float32-fast", "bfloat16")
 
 @dataclass(frozen=True)
 class LayoutChoice:
-    """Layouts one kernel variant wants: one per operand and result; ``cost`` in estimated seconds."""
+    """Layouts one kernel variant wants: one per operand and result; ``cost`` in estimated seconds. An operand that
+    should have a form must be a constant for the variant to apply."""
 
     inputs: tuple[Layout, ...]
     outputs: tuple[Layout, ...]

@@ -88,7 +88,7 @@ def execute(
         typed = payload.view(v.dtype.numpy)
         if v in arrays:
             packed = pack(arrays[v], v.type.layout)
-            if v.dtype.kind == "f" and not v.is_constant:
+            if v.dtype.kind == "f" and not v.is_constant and not v.type.layout.form:
                 packed = np.where(_padding(shape, v.type.layout), np.array(np.nan, packed.dtype), packed)
             typed[:] = packed.reshape(-1)
         elif v.dtype.kind == "f":

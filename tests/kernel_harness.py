@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ingot.codegen import packing
 from ingot.codegen.assemble import assemble
 from ingot.codegen.host import host_target
 from ingot.codegen.llvm_emit import emit
@@ -43,6 +44,8 @@ def host_targets() -> tuple[Target, ...]:
 
 def pack(array: np.ndarray, layout: Layout, fill: float = 0) -> np.ndarray:
     """The physical array of a logical one; halo zero, block padding ``fill``."""
+    if layout.form:
+        return packing.pack(array, layout)
     if layout.halo:
         array = np.pad(array, layout.halo)
     for axis, size in layout.blocks:

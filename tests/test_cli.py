@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from ingot import cli
-from ingot.cli_arguments import TARGETS, load_model, parse_inputs, random_inputs
+from ingot.cli_arguments import PRECISIONS, TARGETS, load_model, parse_inputs, random_inputs
+from ingot.ir import kernels
 
 MODEL = """
 import ingot
@@ -235,6 +236,7 @@ def test_targets_are_the_known_ones() -> None:
     from ingot.codegen.host import NAMES
 
     assert set(TARGETS) == set(NAMES)
+    assert PRECISIONS == kernels.PRECISIONS
 
 
 # -- errors -------------------------------------------------------------------------------------------

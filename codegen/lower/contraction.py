@@ -16,12 +16,14 @@ from ..contraction import Contraction, Generator, Operand, Prepare, compute, pla
 from ..llvm_emit import emit
 from ..loopir import LoopBuilder, Val
 from ..schedule import ContractionSchedule, Problem
+from ..winograd import winograd_tile
 from . import arithmetic
 from .common import RegionEvaluator
 from .contraction_halo import clear_halo
 from .contraction_operands import OutAxis, merge_rows, result_operand
 from .kernel import LoweredKernel
 from .position import Coord, Extents, Position
+from .winograd import lower_winograd
 
 CONTRACTIONS = ("matmul", "conv", "conv_transpose", "conv_weight_grad")
 
@@ -102,6 +104,8 @@ def lower_contraction(node: Node, target: Target) -> LoweredKernel:
         UnsupportedError: the layouts or the group do not fit any contraction kernel; the message says why.
     """
     group = group_of(node)
+    if group.core.op == "conv" and winograd_tile(group.operands[1].type.layout.form) is not None:
+        return lower_winograd(group, target)
     plans = _rule(group)(group, target)
     return _write(group, plans, target)
 

@@ -1,0 +1,393 @@
+"""3x3 convolutions with stride 1 by Winograd's minimal filtering, for weights packed in a ``winograd<m>`` form.
+
+One parallel iteration takes a block of tiles and some of the output channels: it transforms the inputs of its tiles
+into scratch memory, multiplies point by point with the transformed weights (the register tiles of ``contraction.py``),
+transforms back and stores through the epilogue. Nothing but the input and the result is kept in shared memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ...ir.dims import Extent, product
+from ...ir.errors import UnsupportedError
+from ...ir.target import Target
+from .. import contraction
+from ..contraction import Axis, Contraction, Generator, Operand, Segment
+from ..loopir import LoopBuilder, Val
+from ..schedule import upper
+from ..winograd import FILTERINGS, Matrix, WinogradSchedule, choose, winograd_tile
+from .contraction_halo import clear_halo, guarded
+from .contraction_operands import ONE, OutAxis, Placed, ints, result_operand
+from .kernel import LoweredKernel
+from .position import Extents
+
+if TYPE_CHECKING:
+    from .contraction import Group
+
+_AXES = (OutAxis((("image", 1),)), OutAxis(vector=True), OutAxis((("y", 1),)), OutAxis((("x", 1),)))
+
+
+def tile_halo(extent: int, padding: tuple[int, int], tile: int) -> tuple[int, int]:
+    """The halo that whole tiles read on one axis of ``extent`` inputs."""
+    results = extent + sum(padding) - 2
+    return padding[0], -(-results // tile) * tile + 2 - padding[0] - extent
+
+
+def lower_winograd(group: Group, target: Target) -> LoweredKernel:
+    """The kernel of a convolution whose weight has a ``winograd<m>`` form.
+
+    Raises:
+        UnsupportedError: the layouts do not fit.
+    """
+    return _Winograd(group, target).write()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tile: its image and its row and column among the image's tiles."""
+
+    image: Any
+    row: Any
+    column: Any
+
+
+class _Winograd:
+    def __init__(self, group: Group, target: Target) -> None:
+        from .contraction import _distinct, _epilogue, _epilogue_lines
+
+        core = group.core
+        self.group, self.target = group, target
+        xt, wt = (v.type for v in group.operands)
+        tile = winograd_tile(wt.layout.form)
+        if tile is None or core.attrs["stride"] != (1, 1) or core.attrs["dilation"] != (1, 1):
+            raise UnsupportedError(f"winograd: weight {wt} of {core!r} has no form for 3x3 kernels with stride 1")
+        self.filtering, self.n = FILTERINGS[tile], tile + 2
+        self.x, self.w, out = Placed(xt), Placed(wt), core.output
+        self.dtype, self.lanes = out.dtype, target.lanes(out.dtype)
+        self.outputs, self.channels = ints(wt.shape)[:2]
+        if self.x.blocks.get(1) != self.lanes:
+            raise UnsupportedError(f"winograd: x {xt} must have channels in blocks of {self.lanes}")
+        self.padding = core.attrs["padding"]
+        self.extent = ints(out.shape[2:])
+        for axis, pads in enumerate(self.padding, 2):
+            extent = xt.shape[axis]
+            assert isinstance(extent, int)
+            need, have = tile_halo(extent, pads, tile), self.x.halo[axis]
+            if have[0] < need[0] or have[1] < need[1]:
+                raise UnsupportedError(f"winograd: axis {axis} of x needs a halo of {need} elements, it has {have}")
+        self.rows, self.columns = (-(-e // tile) for e in self.extent)
+        self.tiles: Extent = out.shape[0] * (self.rows * self.columns)
+        block = self.w.blocks[0]
+        self.schedule: WinogradSchedule = choose(
+            target, self.dtype, tile, self.channels, self.outputs, upper(self.tiles), block // self.lanes
+        )
+        self.nb, self.block = block // self.lanes, self.schedule.block
+        self.in_vectors = -(-self.channels // self.lanes)
+        self.out_vectors = -(-self.outputs // self.lanes)
+        self.panels = -(-self.out_vectors // self.nb)
+
+        self.b = b = LoopBuilder("kernel", target)
+        self.values = _distinct([*group.operands, *group.extras, *group.node.outputs])
+        self.pointers = {v: b.buffer(v.name, v.dtype) for v in self.values}
+        self.extents = Extents(b)
+        points = self.n * self.n
+        self.v = b.scratch(self.dtype, points * self.in_vectors * self.block * self.lanes)
+        self.m = b.scratch(self.dtype, points * self.nb * self.block * self.lanes)
+        self.result = self._result_side(_epilogue(b, self.extents, group, _AXES))
+        lines = _epilogue_lines(group, _AXES, target, self.lanes) * tile * tile
+        self.y = b.scratch(self.dtype, tile * tile * self.lanes) if lines > contraction.EPILOGUE_LINES else None
+
+    def _result_side(self, epilogue: Any) -> Generator:
+        """A generator that is only asked to finish vectors: addresses, epilogue and stores of the result."""
+        group, out = self.group, self.group.core.output
+        operands = [
+            result_operand(v.type, out.shape, _AXES, self.lanes, self.nb) for v in (*group.node.outputs, *group.extras)
+        ]
+        if any(o.whole_panel for o in operands):
+            raise UnsupportedError(f"winograd: the result may not be blocked by {self.nb * self.lanes}")
+        count = len(group.node.outputs)
+        spec = Contraction(
+            self.dtype,
+            (Axis("image", out.shape[0]),),
+            (Axis("y", self.extent[0]), Axis("x", self.extent[1])),
+            self.outputs,
+            (),
+            Operand(),
+            Operand(),
+            tuple(operands[:count]),
+            tuple(operands[count:]),
+        )
+        x, w = (self.pointers[v] for v in group.operands)
+        outs = [self.pointers[v] for v in group.node.outputs]
+        extras = [self.pointers[v] for v in group.extras]
+        return Generator(self.b, self.extents, spec, self.schedule.product, x, w, outs, extras, epilogue)
+
+    def write(self) -> LoweredKernel:
+        from .contraction import _inplace, grain
+
+        b, group, out = self.b, self.group, self.group.core.output
+        blocks = (self.tiles + (self.block - 1)) // self.block
+        groups = self.schedule.groups
+        count = self.extents(blocks)
+
+        def body(it: Any) -> None:
+            part = 0 if groups == 1 else b.idiv(it, count)
+            first = b.imul(b.isub(it, b.imul(part, count)), self.block)
+            self.each_tile(first, self.transform_input)
+            low, high = (b.idiv(b.imul(b.iadd(part, k), self.panels), groups) for k in (0, 1))
+            b.loop(low, high, partial(self.panel, first))
+
+        b.loop(b.begin, b.end, body)
+        trip = blocks * groups
+        flops = 2.0 * self.channels * 9 * upper(product(out.shape), 1 << 40)
+        executed = flops * self.n**2 / (9 * self.filtering.tile**2)
+        moved = sum(float(upper(v.type.nbytes, 1 << 40)) for v in self.values)
+        return LoweredKernel(
+            group.node,
+            b.finish(),
+            self.values,
+            self.extents.expressions,
+            trip,
+            grain(self.target, executed, moved, trip, self.dtype.itemsize),
+            f"conv: {self.schedule}" + (", epilogue in a loop" if self.y is not None else ""),
+            flops,
+            moved,
+            _inplace(group),
+        )
+
+    def each_tile(self, first: Any, body: Callable[[Any, _Place], None]) -> None:
+        """``body(t, place)`` for the tiles of a block that exist."""
+        b, per_image = self.b, self.rows * self.columns
+
+        def one(t: Any) -> None:
+            number = b.iadd(first, t)
+
+            def inside() -> None:
+                image = b.idiv(number, per_image)
+                rest = b.isub(number, b.imul(image, per_image))
+                row = b.idiv(rest, self.columns)
+                body(t, _Place(image, row, b.isub(rest, b.imul(row, self.columns))))
+
+            whole = isinstance(self.tiles, int) and self.tiles % self.block == 0
+            guarded(b, [] if whole else [b.icmp("lt", number, self.extents(self.tiles))], inside)
+
+        b.loop(0, self.block, one)
+
+    # -- into the transformed space -------------------------------------------------------------------
+    def transform_input(self, t: Any, place: _Place) -> None:
+        """``BT d B`` of one tile, all channels, to V[point][channel block][tile][lane]."""
+        b, x, m, n = self.b, self.x, self.filtering.tile, self.n
+        base: Extent = x.origin
+        for axis in (2, 3):
+            base = base - self.padding[axis - 2][0] * x.outer[axis]
+        offset = b.iadd(self.extents(base), b.imul(place.image, self.extents(x.outer[0])))
+        offset = b.iadd(offset, b.imul(place.row, self.extents(m * x.outer[2])))
+        offset = b.iadd(offset, b.imul(place.column, self.extents(m * x.outer[3])))
+        source = b.at(self.pointers[self.group.operands[0]], offset)
+        row, column = (self.extents(x.outer[axis]) for axis in (2, 3))
+        point = self.in_vectors * self.block * self.lanes
+        matrix = self.filtering.input
+
+        def channels(c: Any) -> None:
+            src = b.at(source, b.imul(c, self.extents(x.outer[1])))
+            dst = b.at(self.v, b.imul(b.iadd(b.imul(c, self.block), t), self.lanes))
+
+            def load(i: int, j: int) -> Val:
+                return b.load(src, b.iadd(b.imul(i, row), b.imul(j, column)), self.lanes)
+
+            # A pass per pair of rows keeps the live values of a large tile within the registers.
+            passes = [tuple(range(n))] if n <= 4 else _pairs(matrix)
+            for rows in passes:
+                part = tuple(matrix[i] for i in rows)
+                needed = [k for k in range(n) if any(r[k] for r in part)]
+                columns = []
+                for j in range(n):
+                    given: list[Val | None] = [load(k, j) if k in needed else None for k in range(n)]
+                    columns.append(_rows(b, part, given))
+                for at, i in enumerate(rows):
+                    for j, value in enumerate(_rows(b, matrix, [columns[k][at] for k in range(n)])):
+                        b.store(dst, value, (i * n + j) * point)
+
+        b.loop(0, self.in_vectors, channels)
+
+    # -- products and the way back ----------------------------------------------------------------------
+    def panel(self, first: Any, panel: Any) -> None:
+        b, w, n = self.b, self.w, self.n
+        width, stride = self.nb * self.lanes, self.block * self.lanes
+        weights = b.at(self.pointers[self.group.operands[1]], b.imul(panel, self.extents(w.outer[0])))
+        full, rest = divmod(self.channels, self.lanes)
+        segments = []
+        if full:
+            blocks = (Axis("cb", full),) if full > 1 else ()
+            segments.append(Segment((*blocks, Axis("c", self.lanes))))
+        if rest:
+            segments.append(Segment((Axis("c", rest),), full * stride, full * self.lanes * width))
+        spec = Contraction(
+            self.dtype,
+            (),
+            (Axis("t", self.block), ONE),
+            width,
+            tuple(segments),
+            Operand(0, {"t": self.lanes, "cb": stride, "c": 1}),
+            Operand(0, {"cb": self.lanes * width, "c": width}, 0, self.lanes, 1, padded=True),
+            (Operand(0, {"t": self.lanes}, 0, stride, 1, padded=True),),
+        )
+
+        def point(p: Any) -> None:
+            a = b.at(self.v, b.imul(p, self.in_vectors * stride))
+            u = b.at(weights, b.imul(p, self.extents(w.outer[3])))
+            out = b.at(self.m, b.imul(p, self.nb * stride))
+            product_ = Generator(b, self.extents, spec, self.schedule.product, a, u, [out])
+            product_.panel({"chunk": 0, "panel": 0}, self.nb, None)
+
+        b.loop(0, n * n, point)
+        self.each_tile(first, lambda t, place: self.transform_output(panel, t, place))
+
+    def transform_output(self, panel: Any, t: Any, place: _Place) -> None:
+        """``AT M A`` of one tile and panel, through the epilogue to the result."""
+        b, g, m, n = self.b, self.result, self.filtering.tile, self.n
+        at = {"image": place.image, "panel": panel, "chunk": 0}
+        ptrs = []
+        for pointer, o in g.operands()[2:]:
+            start = g.move(g.start(pointer, o, at), o, "y", b.imul(place.row, m))
+            ptrs.append(g.move(start, o, "x", b.imul(place.column, m)))
+        outs, extras = ptrs[: len(g.spec.outs)], ptrs[len(g.spec.outs) :]
+        left = b.isub(self.outputs, b.imul(panel, self.nb * self.lanes)) if self.outputs % self.lanes else None
+        exists = [self._exists(place, axis) for axis in (0, 1)]
+        matrix = self.filtering.output
+
+        def vector(j: Any) -> None:
+            src = b.at(self.m, b.imul(b.iadd(b.imul(j, self.block), t), self.lanes))
+            point = self.nb * self.block * self.lanes
+            columns = [
+                _columns(b, matrix, [b.load(src, (i * n + k) * point, self.lanes) for i in range(n)]) for k in range(n)
+            ]
+            mask = g.mask(left, j)
+            loaded: dict[tuple[Any, ...], Val] = {}
+            for i in range(m):
+                for k, value in enumerate(_columns(b, matrix, [columns[c][i] for c in range(n)])):
+                    if self.y is not None:
+                        b.store(self.y, value, (i * m + k) * self.lanes)
+                        continue
+                    conditions = [c for c in (exists[0][i], exists[1][k]) if c is not None]
+                    # What is loaded under a condition does not exist outside it.
+                    known = loaded if not conditions else dict(loaded)
+                    guarded(b, conditions, partial(g.finish_vector, outs, extras, (i, k), j, mask, value, known))
+            if self.y is not None:
+                self._finish_in_loops(outs, extras, place, j, mask)
+
+        def existing(j: Any) -> None:
+            if self.out_vectors % self.nb == 0:
+                vector(j)
+            else:
+                b.when(b.icmp("lt", b.iadd(b.imul(panel, self.nb), j), self.out_vectors), lambda: vector(j))
+
+        b.loop(0, self.nb, existing)
+        if any(v.type.layout.has_halo for v in self.group.node.outputs):
+            corner = b.op("and", b.icmp("eq", place.row, 0), b.icmp("eq", place.column, 0))
+
+            def frame() -> None:
+                for v in self.group.node.outputs:
+                    clear_halo(b, self.extents, v.type, self.pointers[v], g, at, _AXES)
+
+            b.when(corner, frame)
+
+    def _finish_in_loops(self, outs: list[Val], extras: list[Val], place: _Place, j: Any, mask: Val | None) -> None:
+        """One copy of a long epilogue for all results of a tile."""
+        b, m = self.b, self.filtering.tile
+        assert self.y is not None
+        y = self.y
+        high = [
+            b.imin(m, b.isub(e, b.imul(index, m)))
+            for e, index in zip(self.extent, (place.row, place.column), strict=True)
+        ]
+
+        def one(i: Any, k: Any) -> None:
+            value = b.load(y, b.imul(b.iadd(b.imul(i, m), k), self.lanes), self.lanes)
+            self.result.finish_vector(outs, extras, (i, k), j, mask, value, {})
+
+        b.loop(0, high[0], lambda i: b.loop(0, high[1], lambda k: one(i, k)))
+
+    def _exists(self, place: _Place, axis: int) -> list[Val | None]:
+        """Per result of a tile along ``axis``: the condition under which it exists, None for always."""
+        b, m, extent = self.b, self.filtering.tile, self.extent[axis]
+        index = (place.row, place.column)[axis]
+        inside = extent % m or m
+        return [None if i < inside else b.icmp("lt", b.iadd(b.imul(index, m), i), extent) for i in range(m)]
+
+
+# -- the matrices -----------------------------------------------------------------------------------------
+def _pairs(matrix: Matrix) -> list[tuple[int, ...]]:
+    """The rows of ``matrix``, those that share their even and odd parts together, others in twos."""
+    paired = [(i, i + 1) for i in range(len(matrix) - 1) if _mirrored(matrix[i], matrix[i + 1])]
+    rest = [i for i in range(len(matrix)) if not any(i in p for p in paired)]
+    return paired + [tuple(rest[k : k + 2]) for k in range(0, len(rest), 2)]
+
+
+def _mirrored(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether the rows agree at even positions and are opposite at odd ones, or the other way round."""
+    return any(a) and (
+        all(x == (y if k % 2 == 0 else -y) for k, (x, y) in enumerate(zip(a, b, strict=True)))
+        or all(x == (-y if k % 2 == 0 else y) for k, (x, y) in enumerate(zip(a, b, strict=True)))
+    )
+
+
+def _rows(b: LoopBuilder, matrix: Matrix, values: Sequence[Val | None]) -> list[Val]:
+    """``matrix @ values``; rows that are mirror images share their sums."""
+    out: list[Val] = []
+    i = 0
+    while i < len(matrix):
+        row = matrix[i]
+        if i + 1 < len(matrix) and _mirrored(row, matrix[i + 1]):
+            even, odd = (_combine(b, [c if k % 2 == s else 0 for k, c in enumerate(row)], values) for s in (0, 1))
+            flipped = all(c == -d for c, d in zip(row[::2], matrix[i + 1][::2], strict=True))
+            first, second = (odd, even) if flipped else (even, odd)
+            out += [b.op("add", even, odd), b.op("sub", first, second)]
+            i += 2
+            continue
+        out.append(_combine(b, row, values))
+        i += 1
+    return out
+
+
+def _columns(b: LoopBuilder, matrix: Matrix, values: Sequence[Val]) -> list[Val]:
+    """``matrix @ values``; neighbouring columns that are equal or opposite in every row share sums and differences."""
+    n = len(values)
+    terms: list[list[tuple[float, Val]]] = [[] for _ in matrix]
+    k = 0
+    while k < n:
+        if k + 1 < n and all(abs(row[k]) == abs(row[k + 1]) for row in matrix):
+            shared: dict[bool, Val] = {}
+            for row, found in zip(matrix, terms, strict=True):
+                if row[k]:
+                    same = row[k] == row[k + 1]
+                    if same not in shared:
+                        shared[same] = b.op("add" if same else "sub", values[k], values[k + 1])
+                    found.append((row[k], shared[same]))
+            k += 2
+            continue
+        for row, found in zip(matrix, terms, strict=True):
+            if row[k]:
+                found.append((row[k], values[k]))
+        k += 1
+    return [_combine(b, [c for c, _ in found], [v for _, v in found]) for found in terms]
+
+
+def _combine(b: LoopBuilder, coefficients: Sequence[float], values: Sequence[Val | None]) -> Val:
+    """The sum of ``coefficients * values``; a value may be missing where its coefficient is zero."""
+    terms = [(c, v) for c, v in zip(coefficients, values, strict=True) if c and v is not None]
+    terms.sort(key=lambda t: (t[0] != 1, abs(t[0]) != 1))  # start from a term that needs no product
+    total: Val | None = None
+    for c, v in terms:
+        if total is None:
+            total = v if c == 1 else b.op("neg", v) if c == -1 else b.op("mul", v, b.const(v.dtype, c, v.lanes))
+        elif abs(c) == 1:
+            total = b.op("add" if c == 1 else "sub", total, v)
+        else:
+            total = b.op("fma", v, b.const(v.dtype, c, v.lanes), total)
+    assert total is not None
+    return total

@@ -1,0 +1,234 @@
+"""Winograd convolutions: the matrices are exact, kernels agree with float64 on every ISA, precision picks the tile."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import ingot
+import numpy as np
+import pytest
+from contraction_harness import execute_layouts, runnable_targets
+from ingot import nn
+from ingot.codegen import layouts, packing, winograd
+from ingot.codegen.layouts import layout_choices
+from ingot.codegen.lower import winograd as lowering
+from ingot.codegen.lower.contraction import lower_contraction
+from ingot.driver import trace_inference
+from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
+from ingot.ir.builder import GraphBuilder
+from ingot.ir.dims import Dim
+from ingot.ir.errors import UnsupportedError
+from ingot.ir.graph import Graph, Node
+from ingot.ir.interpreter import interpret
+from ingot.ir.kernels import PRECISIONS, LayoutChoice
+from ingot.ir.layout import FORMS, Layout
+from ingot.ir.ops.structure import create_fused
+from ingot.ir.target import Target
+from ingot.ir.types import TensorType
+from ingot.ir.verifier import VerifyError, verify
+
+TARGETS = runnable_targets()
+each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
+
+
+def conv(
+    n: object, c: int, o: int, size: tuple[int, int], padding: object = ((1, 1), (1, 1)), dtype: object = dtypes.float32
+) -> Node:
+    graph = Graph("conv")
+    x = graph.add_input(TensorType(dtype, (n, c, *size)), "x")  # type: ignore[arg-type]
+    w = graph.add_input(TensorType(dtype, (o, c, 3, 3)), "w")  # type: ignore[arg-type]
+    return GraphBuilder(graph).emit(
+        "conv", [x, w], stride=(1, 1), padding=padding, dilation=(1, 1), groups=1
+    )  # fmt: skip
+
+
+def choices(node: Node, target: Target, tile: int) -> list[LayoutChoice]:
+    form = f"winograd{tile}"
+    found = [c for c in layout_choices(node, target, "float32-fast") if any(x.form == form for x in c.inputs)]
+    assert len(found) == 1
+    return found
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_the_matrices_are_exact(tile: int) -> None:
+    """In rational arithmetic, every unit input and weight gives what the direct sum gives."""
+    f = winograd.FILTERINGS[tile]
+
+    def exact(matrix: winograd.Matrix) -> np.ndarray:
+        return np.array([[Fraction(v).limit_denominator(64) for v in row] for row in matrix], dtype=object)
+
+    at, g, bt = exact(f.output), exact(f.weight), exact(f.input)
+    n = f.points
+    for i in range(n):
+        for k in range(3):
+            d = np.array([Fraction(int(i == j)) for j in range(n)], dtype=object)
+            w = np.array([Fraction(int(k == j)) for j in range(3)], dtype=object)
+            assert list(at @ ((g @ w) * (bt @ d))) == [int(r + k == i) for r in range(tile)]
+
+
+@each_target
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(
+    ("n", "c", "o", "size", "padding"),
+    [
+        (1, 16, 16, (8, 8), ((1, 1), (1, 1))),
+        (2, 19, 37, (7, 11), ((1, 1), (1, 1))),
+        (3, 33, 50, (5, 6), ((0, 0), (2, 1))),
+        (1, 64, 100, (13, 14), ((1, 1), (0, 2))),
+        (1, 400, 20, (4, 4), ((1, 1), (1, 1))),
+        (2, 16, 24, (3, 3), ((0, 0), (0, 0))),
+    ],
+)
+def test_kernels(n: int, c: int, o: int, size: tuple[int, int], padding: object, tile: int, target: Target) -> None:
+    node = conv(n, c, o, size, padding)
+    execute_layouts(node, target, np.random.default_rng(c), choices=choices(node, target, tile))
+
+
+@each_target
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_dynamic_batch(count: int, target: Target) -> None:
+    node = conv(Dim("N", 1, 8).expr, 16, 32, (9, 7))
+    execute_layouts(node, target, np.random.default_rng(count), {"N": count}, choices=choices(node, target, 2))
+
+
+@each_target
+def test_float64(target: Target) -> None:
+    node = conv(1, 16, 24, (6, 9), dtype=dtypes.float64)
+    execute_layouts(node, target, np.random.default_rng(64), choices=choices(node, target, 4))
+
+
+def fused(o: int, size: int, long: bool) -> Node:
+    region, graph = Graph("region"), Graph("outer")
+    types = [TensorType(dtypes.float32, s) for s in ((2, 16, size, size), (o, 16, 3, 3), (1, o, 1, 1))]
+    types.append(TensorType(dtypes.float32, (2, o, size, size)))
+    inner = [region.add_input(t, f"v{i}") for i, t in enumerate(types)]
+    b = GraphBuilder(region)
+    y = b.emit("conv", inner[:2], stride=(1, 1), padding=((1, 1), (1, 1)), dilation=(1, 1), groups=1).output
+    y = b.add(b.add(y, inner[2]), inner[3])
+    for _ in range(4 if long else 0):
+        y = b.gelu(b.tanh(y))
+    region.add_output(b.relu(y))
+    region.add_output(y)
+    outer = [graph.add_input(t, f"v{i}") for i, t in enumerate(types)]
+    return create_fused(graph, region, outer, "contraction")
+
+
+@each_target
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
+def test_epilogue_with_halos(long: bool, tile: int, target: Target) -> None:
+    """Bias, residual, two results; results with a halo are framed by zeros. A long epilogue becomes a loop."""
+    node = fused(37, 7, long)
+    (choice,) = choices(node, target, tile)
+    halo = ((0, 0), (0, 0), (1, 2), (1, 1))
+    out = Layout(blocks=choice.outputs[0].blocks, halo=halo)
+    framed = LayoutChoice(choice.inputs, (out, choice.outputs[1]), choice.cost)
+    execute_layouts(node, target, np.random.default_rng(5), choices=[choice, framed])
+
+
+@each_target
+def test_dense_result(target: Target) -> None:
+    node = conv(2, 16, 24, (6, 5))
+    (choice,) = choices(node, target, 2)
+    execute_layouts(
+        node, target, np.random.default_rng(6), choices=[LayoutChoice(choice.inputs, (Layout(),), choice.cost)]
+    )
+
+
+def test_precision_decides_the_tile() -> None:
+    node = conv(1, 64, 64, (56, 56))
+    target = TARGETS[-1]
+
+    def forms(precision: str) -> set[str]:
+        return {layout.form for c in layout_choices(node, target, precision) for layout in c.inputs if layout.form}
+
+    assert forms("float32") == {"winograd2"}
+    assert forms("float32-fast") == {"winograd2", "winograd4"}
+    assert set(layouts.WINOGRAD_TILES) == set(PRECISIONS)
+
+
+@pytest.mark.parametrize("attrs", [{"stride": (2, 2)}, {"dilation": (2, 2)}, {"groups": 2}], ids=str)
+def test_where_it_does_not_apply(attrs: dict[str, object]) -> None:
+    graph = Graph("conv")
+    groups = attrs.get("groups", 1)
+    x = graph.add_input(TensorType(dtypes.float32, (1, 32, 9, 9)), "x")
+    w = graph.add_input(TensorType(dtypes.float32, (32, 32 // groups, 3, 3)), "w")  # type: ignore[operator]
+    usual = {"stride": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+    node = GraphBuilder(graph).emit("conv", [x, w], **{**usual, **attrs})
+    assert not any(layout.form for c in layout_choices(node, TARGETS[-1], "float32-fast") for layout in c.inputs)
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("float32", 1e-6), ("float32-fast", 1e-5)])
+@pytest.mark.parametrize("channels", [64, 256])
+def test_error_of_a_kernel(precision: str, bound: float, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative L2 error on normal inputs, as the precision promises; Winograd is taken even where it is slower."""
+    tile = {"float32": 2, "float32-fast": 4}[precision]
+    monkeypatch.setattr(layouts, "_winograd", _only(layouts._winograd))
+    monkeypatch.setitem(layouts.WINOGRAD_TILES, precision, (tile,))
+    rng = np.random.default_rng(channels)
+    model = nn.Conv2d(channels, 32, 3, padding=1, bias=False)
+    model.weight._data[...] = rng.standard_normal(model.weight.shape) / np.sqrt(9 * channels)
+    x = rng.standard_normal((1, channels, 12, 12)).astype(np.float32)
+    exe = ingot.compile(model, x, precision=precision, cache=False)
+    assert f"F({tile}x{tile}, 3x3)" in "\n".join(exe.report.log)
+    found = trace_inference(model, [x]).graph
+    (want,) = interpret(found, [x], float64=True)
+    error = np.linalg.norm(exe(x) - want) / np.linalg.norm(want)
+    assert error <= bound, f"{precision}: {error}, seed {channels}"
+
+
+def _only(rule):  # type: ignore[no-untyped-def]
+    def cheap(*args):  # type: ignore[no-untyped-def]
+        return [LayoutChoice(c.inputs, c.outputs, 0.0, c.reason) for c in rule(*args)]
+
+    return cheap
+
+
+def test_forms_are_data() -> None:
+    layout = Layout(order=(0, 2, 3, 1), blocks=((0, 32),), form="winograd4")
+    assert Layout.parse(str(layout)) == layout
+    assert layout.physical_shape((40, 5, 3, 3)) == (2, 6, 6, 5, 32)
+    weight = np.random.default_rng(0).standard_normal((40, 5, 3, 3)).astype(np.float32)
+    packed = packing.pack(weight, layout)
+    g = np.array(winograd.F4.weight)
+    want = np.einsum("ia,ocab,jb->ijco", g, weight.astype(np.float64), g)
+    np.testing.assert_allclose(packed[1, ..., :8], want[..., 32:], rtol=1e-6, atol=1e-7)
+    assert (packed[1, ..., 8:] == 0).all()
+    with pytest.raises(ValueError, match="unknown form"):
+        Layout.parse("form=magic")
+    with pytest.raises(ValueError, match="cannot be undone"):
+        packing.unpack(packed, layout, weight.shape)
+    assert set(FORMS) >= {"winograd2", "winograd4"}
+
+
+def test_verifier_refuses_a_form_on_a_computed_value() -> None:
+    graph = Graph("g")
+    x = graph.add_input(TensorType(dtypes.float32, (4, 4, 3, 3)), "x")
+    y = GraphBuilder(graph).relu(x)
+    graph.add_output(y)
+    verify(graph)
+    y.type = y.type.with_layout(Layout(form="winograd2"))
+    with pytest.raises(VerifyError, match="only constants are transformed"):
+        verify(graph)
+
+
+def test_a_wrong_halo_is_refused() -> None:
+    node = conv(1, 16, 16, (7, 7))
+    target = TARGETS[-1]
+    (choice,) = choices(node, target, 2)
+    for v, layout in zip([*node.inputs, *node.outputs], [*choice.inputs, *choice.outputs], strict=True):
+        v.type = v.type.with_layout(layout)
+    assert lowering.tile_halo(7, (1, 1), 2) == (1, 2)
+    node.inputs[0].type = node.inputs[0].type.with_layout(
+        Layout(blocks=choice.inputs[0].blocks, halo=((0, 0), (0, 0), (1, 1), (1, 1)))
+    )
+    with pytest.raises(UnsupportedError, match="needs a halo"):
+        lower_contraction(node, target)
+
+
+def test_same_bits_for_any_number_of_threads() -> None:
+    rng = np.random.default_rng(11)
+    model = nn.Sequential(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1))
+    x = rng.standard_normal((2, 32, 28, 28)).astype(np.float32)
+    results = [ingot.compile(model, x, precision="float32-fast", threads=t)(x) for t in (1, 2, 5)]
+    assert all(np.array_equal(results[0], r) for r in results[1:])
