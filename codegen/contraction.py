@@ -10,16 +10,17 @@ for depthwise convolutions), B as vectors along n.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..ir import dtypes
 from ..ir.dims import Extent
 from ..ir.dtypes import DType
+from .contraction_tile import BLOCK, Tile, each_block, product_of
 from .loopir import LoopBuilder, Val
 from .schedule import EPILOGUE_LINES, ContractionSchedule, Split, splits, tile_count, upper
 
-BLOCK = 192  # terms that are added before the sum goes to a total
+MOST_TOTALS = 128 << 10  # bytes of totals that tiles running together may keep
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,15 @@ class Contraction:
     @property
     def vector_a(self) -> bool:
         return self.a.lane != 0
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A tile: pointers moved to it, its rows along the two m axes, its number within the iteration."""
+
+    pointers: list[Val]
+    size: tuple[int, int]
+    slot: Any
 
 
 # Fills the panel of B that an iteration uses: (parallel indices, mask of the existing lanes per vector)
@@ -205,31 +215,51 @@ class Generator:
         else:
             low = self.b.imul(at["chunk"], self.schedule.chunk)
             high = self.b.imin(self.b.iadd(low, self.schedule.chunk), self.extent(tile_count(self.m_splits[0])))
-        single = len(self.m_splits[0]) == 1
+        if self.long:
+            self.in_blocks(bases, low, high, nb, masks)
+            return
+        operands = [o for _, o in self.operands()]
+        single = self.schedule.chunk == 1
+
+        def whole(at: _Place) -> None:
+            self.tile(at.pointers, at.size[0], at.size[1], nb, masks)
+
+        self.each_tile(list(zip(bases, operands, strict=True)), low, high, whole, single)
+
+    def each_tile(
+        self,
+        pointers: list[tuple[Val, Operand]],
+        low: Any,
+        high: Any,
+        body: Callable[[_Place], None],
+        single: bool = False,
+    ) -> None:
+        """``body`` for every tile of the outer tiles ``low`` to ``high``; ``single``: there is exactly one of those."""
+        b, spec = self.b, self.spec
+        alone = len(self.m_splits[0]) == 1
         for outer in self.m_splits[0]:
             first = self.extent(outer.first)
-            lo = low if single else self.b.imax(low, first)
-            hi = high if single else self.b.imin(high, self.b.iadd(first, self.extent(outer.tiles)))
+            lo = low if alone else b.imax(low, first)
+            hi = high if alone else b.imin(high, b.iadd(first, self.extent(outer.tiles)))
 
             def rows(t: Any, outer: Split = outer, first: Any = first) -> None:
-                i0 = self.b.iadd(self.extent(outer.start), self.b.imul(self.b.isub(t, first), outer.size))
-                moved = [self.move(p, o, spec.m[0].name, i0) for p, (_, o) in zip(bases, self.operands(), strict=True)]
+                i0 = b.iadd(self.extent(outer.start), b.imul(b.isub(t, first), outer.size))
+                moved = [self.move(p, o, spec.m[0].name, i0) for p, o in pointers]
+                number = b.imul(b.isub(t, low), self.extent(tile_count(self.m_splits[1])))
                 for inner in self.m_splits[1]:
 
                     def columns(t: Any, inner: Split = inner) -> None:
-                        i1 = self.b.iadd(self.extent(inner.start), self.b.imul(t, inner.size))
-                        ptrs = [
-                            self.move(p, o, spec.m[1].name, i1)
-                            for p, (_, o) in zip(moved, self.operands(), strict=True)
-                        ]
-                        self.tile(ptrs, outer.size, inner.size, nb, masks)
+                        i1 = b.iadd(self.extent(inner.start), b.imul(t, inner.size))
+                        ptrs = [self.move(p, o, spec.m[1].name, i1) for p, (_, o) in zip(moved, pointers, strict=True)]
+                        slot = b.iadd(number, b.iadd(self.extent(inner.first), t))
+                        body(_Place(ptrs, (outer.size, inner.size), slot))
 
-                    self.b.loop(0, self.extent(inner.tiles), columns)
+                    b.loop(0, self.extent(inner.tiles), columns)
 
-            if self.schedule.chunk == 1 and single and not isinstance(low, int) and not self.shared:
+            if single and alone and not isinstance(low, int) and not self.shared:
                 rows(low)
             else:
-                self.b.loop(lo, hi, rows)
+                b.loop(lo, hi, rows)
 
     def clear_rows(self, outs: list[Val]) -> None:
         b, m0 = self.b, self.spec.m[0]
@@ -274,47 +304,92 @@ class Generator:
 
     # -- the register tile ----------------------------------------------------------------------------
     def tile(self, ptrs: list[Val], size0: int, size1: int, nb: int, masks: list[Val | None]) -> None:
+        """One tile from zero to the stores."""
         spec, b = self.spec, self.b
         rows = [(r0, r1) for r0 in range(size0) for r1 in range(size1)]
-        zero = b.const(compute(spec.dtype), 0, self.lanes)
-        sums: list[Val] = [zero] * (len(rows) * nb)
-        micro = _Tile(self, rows, nb, masks)
-        totals = self.totals(len(rows) * nb)
-        if totals is not None:
-            micro.clear(totals, zero)
+        micro = Tile(self, rows, nb, masks)
+        sums: list[Val] = [self.zero] * (len(rows) * nb)
         for segment in spec.segments:
             pa, pb = b.at(ptrs[0], self.extent(segment.a)), b.at(ptrs[1], self.extent(segment.b))
-            if totals is not None:
-                micro.reduce_in_blocks(segment.axes, pa, pb, totals, zero)
-            elif spec.unroll_all:
-                sums = micro.written_out(segment.axes, pa, pb, sums)
-            else:
-                sums = micro.reduce(segment.axes, pa, pb, sums)
+            reduce = micro.written_out if spec.unroll_all else micro.reduce
+            sums = reduce(segment.axes, pa, pb, sums)
         outs, extras = ptrs[2 : 2 + len(spec.outs)], ptrs[2 + len(spec.outs) :]
         if self.loop_epilogue and len(sums) > 1:
-            if totals is None:
-                totals = self.scratch(len(sums))
-                for i, value in enumerate(sums):
-                    b.store(totals, value, i * self.lanes)
+            totals = self.scratch(len(sums))
+            for i, value in enumerate(sums):
+                b.store(totals, value, i * self.lanes)
             self.finish_in_loops(outs, extras, (size0, size1), nb, totals)
-            return
-        if totals is not None:
-            sums = [b.load(totals, i * self.lanes, self.lanes) for i in range(len(sums))]
-        self.finish(outs, extras, rows, nb, masks, sums)
+        else:
+            self.finish(outs, extras, rows, nb, masks, sums)
 
-    def totals(self, count: int) -> Val | None:
-        """Scratch for the ``count`` vectors of totals of a long float32 sum, None where one level of sums is enough.
+    @property
+    def zero(self) -> Val:
+        return self.b.const(self.sum_type, 0, self.lanes)
 
-        The error of a sum grows with its length; adding blocks of some 200 terms first keeps it near that of
+    @property
+    def long(self) -> bool:
+        """Whether sums are made of blocks.
+
+        The error of a float32 sum grows with its length; adding blocks of some 200 terms first keeps it near that of
         a short one, for three instructions per block and vector.
         """
-        spec = self.spec
-        if spec.unroll_all or self.sum_type is not dtypes.float32:
-            return None
-        terms = sum(product_of(segment.axes) for segment in spec.segments)
-        if terms <= 2 * BLOCK:
-            return None
-        return self.scratch(count)
+        if self.spec.unroll_all or self.sum_type is not dtypes.float32:
+            return False
+        return sum(product_of(segment.axes) for segment in self.spec.segments) > 2 * BLOCK
+
+    def in_blocks(self, bases: list[Val], low: Any, high: Any, nb: int, masks: list[Val | None]) -> None:
+        """Long sums: all tiles of the iteration run over one block of terms before the next block begins.
+
+        So a block of B comes from the first-level cache for all tiles but the first. The tiles' totals are in scratch.
+        """
+        b = self.b
+        sizes = [max((s.size for s in parts), default=1) for parts in self.m_splits]
+        vectors = sizes[0] * sizes[1] * nb
+        across = upper(tile_count(self.m_splits[1]))
+        room = MOST_TOTALS // (across * vectors * self.lanes * self.sum_type.itemsize)
+        together = max(1, min(self.schedule.chunk, upper(tile_count(self.m_splits[0])), room))
+
+        def group(first: Any) -> None:
+            last = b.imin(b.iadd(first, together), high)
+            totals = self.scratch(together * across * vectors)
+            count = b.imul(b.isub(last, first), self.extent(tile_count(self.m_splits[1])))
+            b.loop(0, b.imul(count, vectors), lambda i: b.store(b.at(totals, b.imul(i, self.lanes)), self.zero))
+
+            def slot(at: _Place) -> Val:
+                return b.at(totals, b.imul(at.slot, vectors * self.lanes))
+
+            def block(axes: tuple[Axis, ...], pa: Val, pb: Val) -> None:
+                def part(at: _Place) -> None:
+                    rows = [(r0, r1) for r0 in range(at.size[0]) for r1 in range(at.size[1])]
+                    micro, mine = Tile(self, rows, nb, masks), slot(at)
+                    sums = micro.reduce(axes, at.pointers[0], at.pointers[1], [self.zero] * (len(rows) * nb))
+                    for i, value in enumerate(sums):
+                        where = i * self.lanes
+                        b.store(mine, b.op("add", b.load(mine, where, self.lanes), value), where)
+
+                self.each_tile([(pa, self.spec.a), (pb, self.spec.b)], first, last, part, together == 1)
+
+            for segment in self.spec.segments:
+                pa, pb = b.at(bases[0], self.extent(segment.a)), b.at(bases[1], self.extent(segment.b))
+                each_block(self, segment.axes, pa, pb, block)
+
+            def end(at: _Place) -> None:
+                mine = slot(at)
+                outs, extras = at.pointers[: len(self.spec.outs)], at.pointers[len(self.spec.outs) :]
+                rows = [(r0, r1) for r0 in range(at.size[0]) for r1 in range(at.size[1])]
+                if self.loop_epilogue and len(rows) * nb > 1:
+                    self.finish_in_loops(outs, extras, at.size, nb, mine)
+                else:
+                    sums = [b.load(mine, i * self.lanes, self.lanes) for i in range(len(rows) * nb)]
+                    self.finish(outs, extras, rows, nb, masks, sums)
+
+            results = [(p, o) for p, (_, o) in zip(bases, self.operands(), strict=True)][2:]
+            self.each_tile(results, first, last, end, together == 1)
+
+        if together >= min(self.schedule.chunk, upper(tile_count(self.m_splits[0]))):
+            group(low)
+        else:
+            b.loop(low, high, group, step=together)
 
     def scratch(self, count: int) -> Val:
         """Memory for ``count`` vectors of sums."""
@@ -408,171 +483,6 @@ class Generator:
                 for j in range(nb, self.nb):
                     offset = b.iadd(self.row_offset(o, row), b.imul(j, self.extent(o.vector)))
                     b.store(pointer, b.const(compute(pointer.dtype), 0, self.lanes), offset)
-
-
-def product_of(axes: Sequence[Axis]) -> int:
-    """Terms of a sum over ``axes`` (run-time extents at their upper bounds)."""
-    terms = 1
-    for axis in axes:
-        terms *= upper(axis.extent)
-    return terms
-
-
-def group_size(axis: Axis, below: int) -> int:
-    """How many steps of ``axis``, of ``below`` terms each, make a block of about BLOCK; divisors of a known extent
-    come first, because then no code is needed for a rest."""
-    usual = max(2, BLOCK // below)
-    if axis.bounds is not None or not isinstance(axis.extent, int):
-        return usual
-    low, high = max(2, BLOCK // 4 // below), min(axis.extent, 2 * BLOCK // below)
-    sizes = [d for d in range(low, high + 1) if axis.extent % d == 0]
-    even = [d for d in sizes if below > 1 or d % 16 == 0] or sizes
-    return min(even, key=lambda d: abs(d * below - BLOCK)) if even else usual
-
-
-class _Tile:
-    """The reduction of one register tile."""
-
-    def __init__(self, g: Generator, rows: list[tuple[int, int]], nb: int, masks: list[Val | None]) -> None:
-        self.g, self.b, self.rows, self.nb, self.masks = g, g.b, rows, nb, masks
-        self.row_offsets = [g.row_offset(g.spec.a, row) for row in rows]
-
-    def clear(self, totals: Val, zero: Val) -> None:
-        for i in range(len(self.rows) * self.nb):
-            self.b.store(totals, zero, i * self.g.lanes)
-
-    def reduce_in_blocks(self, axes: tuple[Axis, ...], pa: Val, pb: Val, totals: Val, zero: Val) -> None:
-        """Like ``reduce``, but block by block: the sums of each block are added to ``totals`` in memory."""
-        g, b = self.g, self.b
-
-        def block(inner: tuple[Axis, ...], qa: Val, qb: Val) -> None:
-            sums = self.reduce(inner, qa, qb, [zero] * (len(self.rows) * self.nb))
-            for i, value in enumerate(sums):
-                at = i * g.lanes
-                b.store(totals, b.op("add", b.load(totals, at, g.lanes), value), at)
-
-        if not axes or product_of(axes) <= 2 * BLOCK:
-            block(axes, pa, pb)
-            return
-        axis, inner = axes[0], axes[1:]
-        sa, sb = g.extent(g.spec.a.stride(axis.name)), g.extent(g.spec.b.stride(axis.name))
-        below = product_of(inner)
-        group = 1 if below >= BLOCK // 2 else group_size(axis, below)
-
-        def part(i: Any, steps: Axis | None = None) -> None:
-            qa, qb = b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb))
-            if steps is not None:
-                block((steps, *inner), qa, qb)
-            elif inner:
-                self.reduce_in_blocks(inner, qa, qb, totals, zero)
-            else:
-                block((), qa, qb)
-
-        low, high = (0, g.extent(axis.extent)) if axis.bounds is None else axis.bounds(b, g.extent, g.at)
-        if group == 1:
-            b.loop(low, high, lambda i: part(i))
-            return
-        cut = replace(axis, extent=group, bounds=None)
-        if axis.bounds is None and isinstance(axis.extent, int) and axis.extent % group == 0:
-            b.loop(low, high, lambda i: part(i, cut), step=group)
-            return
-        # Whole blocks, then what is left of a range that they do not divide.
-        count = b.imax(b.isub(high, low), 0)
-        middle = b.iadd(low, b.imul(b.idiv(count, group), group))
-        rest = b.isub(high, middle)
-        b.loop(low, middle, lambda i: part(i, cut), step=group)
-        tail = replace(axis, extent=rest if isinstance(rest, int) else group, bounds=None)
-        if not isinstance(rest, int):
-            tail = replace(tail, bounds=lambda *_: (0, rest))
-        part(middle, tail)
-
-    def reduce(self, axes: tuple[Axis, ...], pa: Val, pb: Val, sums: list[Val]) -> list[Val]:
-        g, b = self.g, self.b
-        if not axes:
-            return self.step(pa, pb, 0, 0, sums)
-        axis, inner = axes[0], axes[1:]
-        sa, sb = g.extent(g.spec.a.stride(axis.name)), g.extent(g.spec.b.stride(axis.name))
-
-        def once(i: Any, *carried: Val) -> list[Val]:
-            return self.reduce(inner, b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb)), list(carried))
-
-        if inner:
-            low, high = (0, g.extent(axis.extent)) if axis.bounds is None else axis.bounds(b, g.extent, g.at)
-            return b.loop(low, high, once, carry=sums)
-        unroll = g.schedule.unroll
-
-        def steps(count: int) -> Callable[..., list[Val]]:
-            def body(i: Any, *carried: Val) -> list[Val]:
-                qa, qb = b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb))
-                vals = list(carried)
-                for u in range(count):
-                    ua, ub = b.imul(u, sa), b.imul(u, sb)
-                    if axis.tap and u:
-                        # Otherwise LLVM shares the loads of overlapping taps, and spills.
-                        vals = self.step(b.opaque(b.at(qa, ua)), qb, 0, ub, vals)
-                    else:
-                        vals = self.step(qa, qb, ua, ub, vals)
-                return vals
-
-            return body
-
-        extent = axis.extent
-        if axis.bounds is not None:
-            low, high = axis.bounds(b, g.extent, g.at)
-            if unroll == 1:
-                return b.loop(low, high, steps(1), carry=sums)
-            count = b.imax(b.isub(high, low), 0)
-            middle = b.iadd(low, b.imul(b.idiv(count, unroll), unroll))
-            sums = b.loop(low, middle, steps(unroll), step=unroll, carry=sums)
-            return b.loop(middle, high, steps(1), carry=sums)
-        if isinstance(extent, int):
-            whole = extent - extent % unroll
-            sums = b.loop(0, whole, steps(unroll), step=unroll, carry=sums)
-            if extent > whole:
-                if whole:
-                    # One more copy of the body costs code; a rolled loop serves the odd steps.
-                    return b.loop(whole, extent, steps(1), carry=sums)
-                return steps(extent)(0, *sums)
-            return sums
-        whole = b.imul(b.idiv(g.extent(extent), unroll), unroll)
-        sums = b.loop(0, whole, steps(unroll), step=unroll, carry=sums)
-        return b.loop(whole, g.extent(extent), steps(1), carry=sums) if unroll > 1 else sums
-
-    def step(self, pa: Val, pb: Val, ua: Any, ub: Any, sums: list[Val]) -> list[Val]:
-        g, b, spec = self.g, self.b, self.g.spec
-        vectors = [g.load_vector(pb, spec.b, ub, j, self.masks[j]) for j in range(self.nb)]
-        out = list(sums)
-        for i, row in enumerate(self.row_offsets):
-            offset = b.iadd(row, ua)
-            if spec.vector_a:
-                for j in range(self.nb):
-                    a = g.load_vector(pa, spec.a, offset, j, self.masks[j])
-                    out[i * self.nb + j] = b.op("fma", a, vectors[j], sums[i * self.nb + j])
-                continue
-            a = b.splat(b.load(pa, offset), g.lanes)
-            for j in range(self.nb):
-                out[i * self.nb + j] = b.op("fma", a, vectors[j], sums[i * self.nb + j])
-        return out
-
-    def written_out(self, axes: tuple[Axis, ...], pa: Val, pb: Val, sums: list[Val]) -> list[Val]:
-        """Every step spelled out, each element of A loaded once (depthwise: neighbouring outputs share inputs)."""
-        g, spec = self.g, self.g.spec
-        steps: list[tuple[int, int]] = [(0, 0)]
-        for axis in axes:
-            sa, sb = spec.a.stride(axis.name), spec.b.stride(axis.name)
-            assert isinstance(axis.extent, int) and isinstance(sa, int) and isinstance(sb, int)
-            steps = [(a + i * sa, b_ + i * sb) for a, b_ in steps for i in range(axis.extent)]
-        seen: dict[tuple[int, int], Val] = {}
-        out = list(sums)
-        for ua, ub in steps:
-            vectors = [g.load_vector(pb, spec.b, ub, j, self.masks[j]) for j in range(self.nb)]
-            for i, row in enumerate(self.row_offsets):
-                for j in range(self.nb):
-                    key = (row + ua, j)
-                    if key not in seen:
-                        seen[key] = g.load_vector(pa, spec.a, row + ua, j, self.masks[j])
-                    out[i * self.nb + j] = g.b.op("fma", seen[key], vectors[j], out[i * self.nb + j])
-        return out
 
 
 def compute(dtype: DType) -> DType:
