@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ..ir.errors import IngotError
-from ..ir.target import Target
+from ..ir.target import TILE_EMULATION, Target
 from . import objfile
 
 _lock = threading.Lock()
@@ -63,7 +63,7 @@ def feature_string(target: Target) -> str:
     A named CPU implies features that a virtual machine may mask or that kernels never use; those are switched
     off by name.
     """
-    parts = [f"+{name}" for name in target.features]
+    parts = [f"+{name}" for name in target.features if name != TILE_EMULATION]
     if target.cpu not in ("", "generic", "x86-64"):
         host = llvm().get_host_cpu_features()
         parts += [f"-{name}" for name in sorted(host) if name not in target.features]

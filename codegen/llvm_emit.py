@@ -6,15 +6,29 @@ emitted here makes LLVM call a library function (kernels import nothing); ``llvm
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..ir import dtypes
 from .llvm_text import SCALARS, Writer, mangle, suffix
-from .loopir import If, Instr, Loop, LoopFunction, Val
+from .loopir import If, Instr, Loop, LoopFunction, TileShape, Val
 
+_TILES = 8  # tile registers
 _ICMP = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
 _FCMP = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "uno": "uno"}
+
+
+def config_words(shapes: Sequence[TileShape]) -> tuple[int, ...]:
+    """The 64 bytes that configure the tile unit (palette 1), as little-endian words."""
+    block = bytearray(64)
+    block[0] = 1
+    for i, shape in enumerate(shapes):
+        if i >= _TILES or not 1 <= shape.rows <= 16 or not 4 <= shape.row_bytes <= 64 or shape.row_bytes % 4:
+            raise ValueError(f"loop IR: no tile register {i} of {shape.rows} rows of {shape.row_bytes} bytes")
+        struct.pack_into("<H", block, 16 + 2 * i, shape.row_bytes)
+        block[48 + i] = shape.rows
+    return struct.unpack("<8q", bytes(block))
 
 
 def emit(fn: LoopFunction) -> str:
@@ -342,6 +356,52 @@ class _Emitter(Writer):
         else:
             verb = "trunc"
         return self.ins(f"{verb} {a} {self.ref(v)} to {b}")
+
+    # -- matrix tiles -------------------------------------------------------------------------------
+    def _tile_call(self, name: str, *args: tuple[str, str]) -> None:
+        if not self.target.has("amx-bf16"):
+            raise ValueError(f"loop IR: target {self.target.name} has no tile unit for {name}")
+        # Register numbers are immediates of the instruction.
+        types = ", ".join(t + (" immarg" if t == "i8" else "") for t, _ in args)
+        self.declare(f"void @llvm.x86.{name}({types})", name)
+        self.lines.append(f"  call void @llvm.x86.{name}({', '.join(f'{t} {v}' for t, v in args)})")
+
+    def op_tile_config(self, s: Instr) -> None:
+        memory = self.ref(s.args[0])
+        for i, word in enumerate(config_words(s.attrs["shapes"])):
+            place = self.ins(f"getelementptr inbounds i64, ptr {memory}, i64 {i}")
+            self.lines.append(f"  store i64 {word}, ptr {place}, align 8")
+        self._tile_call("ldtilecfg", ("ptr", memory))
+
+    def op_tile_release(self, s: Instr) -> None:
+        self._tile_call("tilerelease")
+
+    def op_tile_zero(self, s: Instr) -> None:
+        self._tile_call("tilezero", ("i8", str(s.attrs["tile"])))
+
+    def op_tile_load(self, s: Instr) -> None:
+        row = str(s.attrs["row_bytes"])
+        self._tile_call("tileloadd64", ("i8", str(s.attrs["tile"])), ("ptr", self.ref(s.args[0])), ("i64", row))
+
+    def op_tile_store(self, s: Instr) -> None:
+        row = str(s.attrs["row_bytes"])
+        self._tile_call("tilestored64", ("i8", str(s.attrs["tile"])), ("ptr", self.ref(s.args[0])), ("i64", row))
+
+    def op_tile_dot(self, s: Instr) -> None:
+        self._tile_call("tdpbf16ps", *(("i8", str(s.attrs[k])) for k in "cab"))
+
+    def op_tile_round(self, s: Instr) -> str:
+        v = s.args[0]
+        text, lanes = self.ref(v), v.lanes
+        if self.target.has("avx512bf16"):
+            short = self.ins(f"fptrunc {self.vty(v)} {text} to <{lanes} x bfloat>")
+            return self.ins(f"bitcast <{lanes} x bfloat> {short} to <{lanes} x i16>")
+        # The instruction reads subnormal numbers as zero.
+        size = self.unary("abs", dtypes.float32, lanes, text)
+        tiny = self.ins(f"fcmp olt {self.vty(v)} {size}, {self.literal(dtypes.float32, 2.0**-126, lanes)}")
+        bits = self.narrow(text, dtypes.bfloat16, lanes)[0]
+        zero = self.literal(dtypes.uint16, 0, lanes)
+        return self.ins(f"select <{lanes} x i1> {tiny}, <{lanes} x i16> {zero}, <{lanes} x i16> {bits}")
 
     # -- arithmetic ---------------------------------------------------------------------------------
     def arithmetic(self, s: Instr) -> str:

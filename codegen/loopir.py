@@ -75,6 +75,14 @@ class If:
     body: list[Any] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class TileShape:
+    """What one tile register holds: at most 16 rows of at most 64 bytes."""
+
+    rows: int = 16
+    row_bytes: int = 64
+
+
 @dataclass
 class LoopFunction:
     """A kernel in loop IR. ``params`` are the buffers then the extents, in ``args`` order."""
@@ -89,6 +97,8 @@ class LoopFunction:
     scratch: Val | None = None
     scratch_bytes: int = 0
     body: list[Any] = field(default_factory=list)
+    tiles: tuple[TileShape, ...] = ()  # shapes of the matrix tiles, for kernels that use them
+    ids: int = 0  # values so far
 
     def __str__(self) -> str:
         return print_function(self)
@@ -100,7 +110,6 @@ class LoopBuilder:
     def __init__(self, name: str, target: Target) -> None:
         self.fn = LoopFunction(name, target)
         self.target = target
-        self._next = 0
         self._body: list[Any] = self.fn.body
         self.fn.begin = self.begin = self._val(dtypes.int64)
         self.fn.end = self.end = self._val(dtypes.int64)
@@ -135,10 +144,14 @@ class LoopBuilder:
         assert self.fn.scratch is not None
         return self._emit("address", (self.fn.scratch, offset), dtype, pointer=True, element_bytes=1)
 
+    def reinterpret(self, ptr: Val, dtype: DType) -> Val:
+        """The same address as a pointer to elements of ``dtype``."""
+        return self._emit("address", (ptr, 0), dtype, pointer=True, element_bytes=1)
+
     # -- plumbing -----------------------------------------------------------------------------------
     def _val(self, dtype: DType, lanes: int = 1, pointer: bool = False) -> Val:
-        self._next += 1
-        return Val(self._next, dtype, lanes, pointer)
+        self.fn.ids += 1
+        return Val(self.fn.ids, dtype, lanes, pointer)
 
     def _emit(
         self, op: str, args: Sequence[Any], dtype: DType, lanes: int = 1, pointer: bool = False, **attrs: Any
@@ -319,6 +332,39 @@ class LoopBuilder:
 
     def imin_val(self, n: Any, limit: int) -> Val:
         return self.ival(self.imin(n, limit))
+
+    # -- matrix tiles -------------------------------------------------------------------------------
+    # Tiles are registers with numbers, not values: a kernel configures them once, and nothing can spill them.
+    def tile_config(self, shapes: Sequence[TileShape]) -> None:
+        """Start of the kernel: tile register ``i`` has shape ``shapes[i]`` until ``tile_release``."""
+        if self.fn.tiles:
+            raise ValueError("loop IR: tiles are configured once per kernel")
+        self.fn.tiles = tuple(shapes)
+        memory = self.scratch(dtypes.int64, 8)
+        self._body.append(Instr("tile_config", (memory,), None, {"shapes": self.fn.tiles}))
+
+    def tile_release(self) -> None:
+        """End of the kernel: the tile unit goes back to its initial state."""
+        self._body.append(Instr("tile_release", ()))
+
+    def tile_zero(self, tile: int) -> None:
+        self._body.append(Instr("tile_zero", (), None, {"tile": tile}))
+
+    def tile_load(self, tile: int, ptr: Val, row_bytes: int) -> None:
+        """Rows of ``tile`` from ``ptr``, ``row_bytes`` apart."""
+        self._body.append(Instr("tile_load", (ptr,), None, {"tile": tile, "row_bytes": row_bytes}))
+
+    def tile_store(self, tile: int, ptr: Val, row_bytes: int) -> None:
+        self._body.append(Instr("tile_store", (ptr,), None, {"tile": tile, "row_bytes": row_bytes}))
+
+    def tile_dot(self, c: int, a: int, b: int) -> None:
+        """``c += a @ b``: float32 sums of bfloat16 products. ``a`` holds rows of pairs along k, ``b`` in row ``i`` the
+        pairs ``2 i, 2 i + 1`` along k of every column. Its rounding is described in ``tile_emulation``."""
+        self._body.append(Instr("tile_dot", (), None, {"c": c, "a": a, "b": b}))
+
+    def tile_round(self, v: Val) -> Val:
+        """float32 to the bits (uint16) of the nearest bfloat16, ties to even, subnormal operands as zero."""
+        return self._emit("tile_round", (v,), dtypes.uint16, v.lanes)
 
     # -- control ------------------------------------------------------------------------------------
     def loop(

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 
 from .dtypes import DType
 
+TILE_EMULATION = "tile-emulation"  # not a CPU feature: tile kernels run as ordinary vector code (tests)
+
 
 @dataclass(frozen=True)
 class Target:
     """A machine.
 
     Attributes:
-        name: ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"`` or ``"aarch64"``; what messages show.
+        name: ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"``, ``"x86-64-amx"`` (and ``"x86-64-amx-emulated"``,
+            for tests) or ``"aarch64"``; what messages show.
         triple: LLVM triple (always ELF, also on hosts that use another object format).
         cpu: LLVM CPU name; features: LLVM feature string entries that are on, sorted.
         vector_bytes: width of the widest vector register that kernels use.
@@ -43,6 +46,12 @@ class Target:
 
     def has(self, feature: str) -> bool:
         return feature in self.features
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether kernels may use bfloat16 matrix tiles: the unit with its conversions, or its emulation."""
+        unit = all(self.has(f) for f in ("amx-tile", "amx-bf16", "avx512bf16"))
+        return self.vector_bytes == 64 and (unit or self.has(TILE_EMULATION))
 
     @property
     def is_x86(self) -> bool:
