@@ -9,7 +9,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ..ir.target import Target
+from ..ir.target import TILE_EMULATION, Target
 from .assemble import llvm
 
 X86_TRIPLE = "x86_64-unknown-linux-gnu"
@@ -21,13 +21,15 @@ _AVX2 = (
     "sse4.2", "ssse3", "xsave",
 )  # fmt: skip
 _AVX512 = (*_AVX2, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+_AMX = (*_AVX512, "amx-bf16", "amx-tile", "avx512bf16")
 _REQUIRED = {
     "x86-64": frozenset(_SSE2),
     "x86-64-avx2": frozenset(_AVX2),
     "x86-64-avx512": frozenset(_AVX512),
+    "x86-64-amx": frozenset(_AMX),
     "aarch64": frozenset({"fp-armv8", "neon"}),
 }
-_X86_LEVELS = ("x86-64", "x86-64-avx2", "x86-64-avx512")  # ascending
+_X86_LEVELS = ("x86-64", "x86-64-avx2", "x86-64-avx512", "x86-64-amx")  # ascending
 
 _NAMED = {
     "x86-64": Target("x86-64", X86_TRIPLE, "x86-64", tuple(sorted(_SSE2)), vector_bytes=16, vector_registers=16),
@@ -36,6 +38,15 @@ _NAMED = {
     ),
     "x86-64-avx512": Target(
         "x86-64-avx512", X86_TRIPLE, "x86-64", tuple(sorted(_AVX512)), vector_bytes=64, vector_registers=32
+    ),
+    "x86-64-amx": Target(
+        "x86-64-amx", X86_TRIPLE, "x86-64", tuple(sorted(_AMX)), vector_bytes=64, vector_registers=32,
+        l1_bytes=48 << 10, l2_bytes=2 << 20,
+    ),
+    # Vectors of 64 bytes, so that layouts are those of the real unit; LLVM splits them.
+    "x86-64-amx-emulated": Target(
+        "x86-64-amx-emulated", X86_TRIPLE, "x86-64", tuple(sorted((*_AVX2, TILE_EMULATION))), vector_bytes=64,
+        vector_registers=16, l1_bytes=48 << 10, l2_bytes=2 << 20,
     ),
     "aarch64": Target(
         "aarch64", AARCH64_TRIPLE, "generic", ("fp-armv8", "neon"), vector_bytes=16, vector_registers=32,
@@ -51,7 +62,8 @@ _LEFT_OUT = frozenset((
 
 
 def target_named(name: str) -> Target:
-    """The Target called ``name``: ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"``, ``"aarch64"`` or ``"host"``.
+    """The Target called ``name``: ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"``, ``"x86-64-amx"``,
+    ``"x86-64-amx-emulated"``, ``"aarch64"`` or ``"host"``.
 
     The portable ones have fixed feature sets, so code for them is the same wherever it is compiled.
     """
@@ -81,6 +93,8 @@ def _host(limit: str) -> Target:
     cap = target_named(limit)
     if cap.is_x86 != full.is_x86:
         raise ValueError(f"this machine is {full.name}; it cannot run code for target {limit!r}")
+    if limit == "x86-64-amx-emulated":
+        return cap
     if full.is_x86 and _X86_LEVELS.index(limit) > _X86_LEVELS.index(full.name):
         return full
     return replace(

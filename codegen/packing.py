@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir.layout import Layout
+from .tile_packing import pack_tiles
+from .tile_schedule import PARTS
 from .winograd import transform_weight, winograd_tile
 
 
@@ -38,6 +40,8 @@ def pack(array: np.ndarray, layout: Layout, out: np.ndarray | None = None) -> np
     order = layout.order or tuple(range(rank))
     axes = [where[a] for a in order] + [inner[a] for a, _ in layout.blocks]
     ordered = array.reshape(shape).transpose(axes)
+    if layout.form in PARTS:
+        ordered = pack_tiles(ordered, layout.form)
     if out is None:
         return np.ascontiguousarray(ordered)
     physical = out.reshape(ordered.shape)
@@ -46,8 +50,8 @@ def pack(array: np.ndarray, layout: Layout, out: np.ndarray | None = None) -> np
 
 
 def transformed(array: np.ndarray, form: str) -> np.ndarray:
-    """``array`` after the transform that ``form`` (``ir.layout.FORMS``) names."""
-    if not form:
+    """``array`` after the transform that ``form`` (``ir.layout.FORMS``) names, if it precedes the placement."""
+    if not form or form in PARTS:
         return array
     tile = winograd_tile(form)
     if tile is None:

@@ -18,11 +18,13 @@ class Form:
 
     ``shape``: logical shape -> shape of the transformed array (same rank), which is then placed in memory by the
     layout's other fields. ``error``: what a kernel that uses the form may add to the relative L2 error of a float32
-    result, for inputs with a normal distribution.
+    result, for inputs with a normal distribution. ``halves``: 16-bit halves stored per float32 element; the
+    innermost axis then has ``halves / 2`` words per element.
     """
 
     shape: Callable[[Sequence[Extent]], tuple[Extent, ...]]
     error: float
+    halves: int = 2
 
 
 def _winograd(tile: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
@@ -33,6 +35,10 @@ def _winograd(tile: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
 FORMS: dict[str, Form] = {
     "winograd2": Form(_winograd(2), 1e-6),
     "winograd4": Form(_winograd(4), 1e-5),
+    # One to three bfloat16 parts per element, for matrix tiles; the innermost blocks are 32 columns of 32.
+    "bf16": Form(tuple, 4e-3, 1),
+    "bf16x2": Form(tuple, 1e-5, 2),
+    "bf16x3": Form(tuple, 1e-6, 3),
 }
 
 
@@ -74,7 +80,10 @@ class Layout:
         for axis, size in self.blocks:
             padded[axis] = (padded[axis] + (size - 1)) // size
         order = self.order or tuple(range(len(padded)))
-        return tuple(padded[a] for a in order) + tuple(size for _, size in self.blocks)
+        inner = [size for _, size in self.blocks]
+        if self.form and inner:
+            inner[-1] = inner[-1] * FORMS[self.form].halves // 2
+        return (*(padded[a] for a in order), *inner)
 
     def strides(self, shape: Sequence[Extent]) -> tuple[Extent, ...]:
         """Element strides of the *physical* axes (row-major over ``physical_shape``)."""

@@ -17,10 +17,12 @@ from ..llvm_emit import emit
 from ..loopir import LoopBuilder, Val
 from ..schedule import ContractionSchedule, Problem
 from ..winograd import winograd_tile
+from ..tile_schedule import PARTS
 from . import arithmetic
 from .common import RegionEvaluator
 from .contraction_halo import clear_halo
 from .contraction_operands import OutAxis, merge_rows, result_operand
+from .contraction_tiles import check_tiles, lower_tiles
 from .kernel import LoweredKernel
 from .position import Coord, Extents, Position
 from .winograd import lower_winograd
@@ -106,6 +108,8 @@ def lower_contraction(node: Node, target: Target) -> LoweredKernel:
     group = group_of(node)
     if group.core.op == "conv" and winograd_tile(group.operands[1].type.layout.form) is not None:
         return lower_winograd(group, target)
+    if group.operands[1].type.layout.form in PARTS:
+        return lower_tiles(group, target)
     plans = _rule(group)(group, target)
     return _write(group, plans, target)
 
@@ -114,6 +118,9 @@ def supports(node: Node, target: Target) -> str | None:
     """None if ``node`` can be lowered with the layouts its values carry, else the reason."""
     try:
         group = group_of(node)
+        if group.operands[1].type.layout.form in PARTS:
+            check_tiles(group, target)
+            return None
         lanes = target.lanes(compute(group.core.output.dtype))
         for plan in _rule(group)(group, target):
             for v in (*node.outputs, *group.extras):
