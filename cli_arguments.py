@@ -12,7 +12,9 @@ from typing import Any
 import click
 
 PRECISIONS = ("float32", "float32-fast", "bfloat16")
-TARGETS = ("host", "x86-64", "x86-64-avx2", "x86-64-avx512", "aarch64")
+TARGETS = (
+    "host", "x86-64", "x86-64-avx2", "x86-64-avx512", "x86-64-amx", "x86-64-amx-emulated", "aarch64",
+)  # fmt: skip
 
 
 class ModelError(click.ClickException):

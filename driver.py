@@ -82,7 +82,19 @@ class Options:
 
         if isinstance(self.target, Target):
             return self.target
-        return host_target() if self.target in (None, "host") else target_named(self.target)  # type: ignore[arg-type]
+        if self.target not in (None, "host"):
+            return target_named(self.target)  # type: ignore[arg-type]
+        host = host_target()
+        return host.without_tiles() if host.has_tiles and self.tile_refusal else host
+
+    @property
+    def tile_refusal(self) -> str:
+        """Why the system does not let this process use the matrix tiles that its CPU has; "" otherwise."""
+        from .codegen.host import host_target
+        from .runtime import cpu
+
+        wanted = self.target in (None, "host") and host_target().has("amx-tile")
+        return (cpu.tile_refusal() or "") if wanted else ""
 
     def kernels(self) -> NativeKernels:
         """The kernels to choose from."""
@@ -119,6 +131,8 @@ def optimise(graph: Graph, options: Options, report: Report | None = None) -> Gr
     report = report or Report()
     kernels = options.kernels()
     context = PassContext(kernels.target, kernels)
+    if limits := kernels.limits():
+        context.refused(f"precision {options.precision}", graph.name, options.tile_refusal or limits)
     settings: dict[str, Any] = {"verify": options.verify, "disabled": frozenset(options.disable)}
     original, _ = graph.clone()
     try:
@@ -355,7 +369,8 @@ def compile(
         threads: default: what affinity and cgroup grant.
         precision: ``"float32"`` (default), ``"float32-fast"`` or ``"bfloat16"``: how exact kernels have to be; see
             ``driver.Options``.
-        target: ``"host"`` (default), ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"``, ``"aarch64"``.
+        target: ``"host"`` (default), ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"``,
+            ``"x86-64-amx"``, ``"aarch64"``, or ``"x86-64-amx-emulated"``: matrix tiles on any CPU with AVX2, slowly.
         options: ``cache``, ``disable``, ``dump``, ``verify``, ``progress`` as in ``driver.Options``.
 
     Raises:

@@ -51,6 +51,7 @@ class KernelRecord:
     flops: float
     bytes: float
     inplace: Mapping[int, int]
+    tiles: bool = False
 
     def to_text(self, schedule: str) -> str:
         """The JSON that travels in ``KernelImage.description``."""
@@ -65,6 +66,7 @@ class KernelRecord:
                 "flops": self.flops,
                 "bytes": self.bytes,
                 "inplace": [list(p) for p in self.inplace.items()],
+                "tiles": self.tiles,
             }
         )
 
@@ -82,6 +84,7 @@ class KernelRecord:
             data["flops"],
             data["bytes"],
             {r: o for r, o in data["inplace"]},
+            data["tiles"],
         )
 
 
@@ -152,6 +155,7 @@ class KernelCompiler:
             lowered.flops,
             lowered.bytes,
             lowered.inplace,
+            bool(fn.tiles) and self.target.has("amx-tile"),
         )
         if self.cache is not None:
             self.cache.put(KernelImage(key, code, entry, record.to_text(lowered.schedule)))
@@ -249,6 +253,7 @@ class _Builder:
             if progress is not None:
                 progress(i, len(self.nodes), str(node.source) or node.op)
             records.append(self.compiler.compile(node, graph.symbols, self.outputs))
+        program.uses_tiles = any(record.tiles for record in records)
         self._place(records)
         for node, record in zip(self.nodes, records, strict=True):
             everything = [*node.inputs, *node.outputs]

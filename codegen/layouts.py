@@ -16,6 +16,7 @@ from .contraction import compute
 from .lower.contraction_gradients import MOST_PHASES, axis_phases, transpose_halo
 from .lower.winograd import tile_halo
 from .schedule import Problem, upper
+from .tile_layouts import tile_choices
 
 Pairs = Sequence[tuple[int, int]]
 
@@ -35,7 +36,7 @@ def layout_choices(node: Node, target: Target, precision: str = "float32") -> li
     dense = tuple(DENSE for _ in node.inputs), tuple(DENSE for _ in node.outputs)
     if rule is None:
         return [LayoutChoice(*dense, cost=0.0, reason="any layout-free kernel")]
-    found = rule(core, target, precision)
+    found = rule(core, target, precision) + tile_choices(core, target, precision)
     if core is not node:
         found = [_spread(choice, node, core) for choice in found]
     return sorted(found, key=lambda c: c.cost)

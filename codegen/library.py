@@ -9,6 +9,7 @@ from ..ir.registry import Fusion
 from ..ir.target import Target
 from .layouts import layout_choices
 from .lower import table
+from .tile_layouts import missing_unit
 
 
 class NativeKernels:
@@ -27,6 +28,10 @@ class NativeKernels:
 
     def layout_choices(self, node: Node) -> list[LayoutChoice]:
         return layout_choices(node, self.target, self.precision)
+
+    def limits(self) -> str:
+        """What keeps the precision from its fastest kernels on this target, "" if nothing does."""
+        return missing_unit(self.target, self.precision)
 
     def accepts_epilogue(self, node: Node) -> bool:
         """Every contraction kernel runs an elementwise chain on its accumulators."""

@@ -119,4 +119,5 @@ class Program:
     memory: MemoryReport = field(default_factory=MemoryReport)
     target_name: str = ""
     target_features: tuple[str, ...] = ()
+    uses_tiles: bool = False  # kernels need the system's permission for matrix tiles (AMX)
     metadata: dict[str, str] = field(default_factory=dict)  # structure of outputs, provenance, versions

@@ -5,7 +5,7 @@ A Target is plain data; ``codegen.host`` fills one in for the host from CPU feat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .dtypes import DType
 
@@ -52,6 +52,11 @@ class Target:
         """Whether kernels may use bfloat16 matrix tiles: the unit with its conversions, or its emulation."""
         unit = all(self.has(f) for f in ("amx-tile", "amx-bf16", "avx512bf16"))
         return self.vector_bytes == 64 and (unit or self.has(TILE_EMULATION))
+
+    def without_tiles(self) -> Target:
+        """This machine without its matrix tile unit (AMX)."""
+        kept = tuple(f for f in self.features if not f.startswith("amx-"))
+        return replace(self, name="x86-64-avx512" if self.name == "x86-64-amx" else self.name, features=kept)
 
     @property
     def is_x86(self) -> bool:

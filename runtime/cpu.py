@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
@@ -20,12 +21,13 @@ _X86_RENAMED = {
     "avx_vnni": "avxvnni", "amx_tile": "amx-tile", "amx_bf16": "amx-bf16", "amx_int8": "amx-int8",
     "amx_fp16": "amx-fp16", "amx_complex": "amx-complex",
 }  # fmt: skip
+_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA = 158, 0x1023, 18
 # Features that generated kernels never use (system instructions, hints); a file that lists them runs without them.
 _X86_IRRELEVANT = frozenset({
     "64bit", "cldemote", "clflushopt", "clwb", "clzero", "enqcmd", "fsgsbase", "hreset", "invpcid", "kl",
     "mwaitx", "pconfig", "pku", "prfchw", "ptwrite", "rdpid", "rdpru", "rtm", "sahf", "serialize", "sgx",
     "shstk", "tsxldtrk", "uintr", "usermsr", "waitpkg", "wbnoinvd", "widekl", "xsave", "xsavec", "xsaveopt",
-    "xsaves", "rdrnd", "rdseed", "prefetchi", "movdir64b", "movdiri", "lwp",
+    "xsaves", "rdrnd", "rdseed", "prefetchi", "movdir64b", "movdiri", "lwp", "tile-emulation",
 })  # fmt: skip
 # AT_HWCAP and AT_HWCAP2 bits of AArch64 Linux, with LLVM's names.
 _ARM_HWCAP = {
@@ -99,6 +101,27 @@ def refusal(target_name: str, features: Iterable[str]) -> str | None:
             f"compile it for a smaller target (target='x86-64' runs everywhere)"
         )
     return None
+
+
+@functools.cache
+def tile_refusal() -> str | None:
+    """Asks the system to let this process use AMX tile data; why it does not, None once it is granted.
+
+    Linux keeps the tile registers of a process switched off until it asks (they are 8 KiB more per thread to
+    save). The permission holds for all threads and for forked processes.
+    """
+    if sys.platform != "linux" or architecture() != "x86-64":
+        return "only Linux on x86-64 grants matrix tiles"
+    if "amx-tile" not in host_features():
+        return "this CPU has no matrix tile unit (AMX), or the system does not offer it"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0:
+        return None
+    error = ctypes.get_errno()
+    return (
+        f"the system refuses this process the matrix tiles (arch_prctl ARCH_REQ_XCOMP_PERM: {os.strerror(error)}); "
+        f"a Linux kernel before 5.16, a sandbox's system call filter or too small a signal stack are usual causes"
+    )
 
 
 def _plain(feature: str) -> str:

@@ -57,6 +57,7 @@ def encode(program: Program) -> dict[str, Any]:
         "memory": asdict(program.memory),
         "target_name": program.target_name,
         "target_features": list(program.target_features),
+        "uses_tiles": program.uses_tiles,
         "metadata": dict(program.metadata),
     }
 
@@ -82,6 +83,7 @@ def decode(data: object) -> Program:
         dynamic=_map(_get(fields, "dynamic"), "dynamic", lambda x, at: decode_extent(x, symbols, at)),
         target_name=_text(_get(fields, "target_name"), "target_name"),
         target_features=tuple(_map(_get(fields, "target_features"), "target_features", _text)),
+        uses_tiles=_flag(fields.get("uses_tiles", False), "uses_tiles"),  # older files have no tile kernels
         metadata={k: _text(v, f"metadata {k}") for k, v in _mapping(_get(fields, "metadata"), "metadata").items()},
     )
     report = _mapping(_get(fields, "memory"), "memory")
@@ -230,6 +232,12 @@ def _text(data: object, where: str) -> str:
 def _int(data: object, where: str, low: int = -_MAX_INT, high: int = _MAX_INT) -> int:
     if not isinstance(data, int) or isinstance(data, bool) or not low <= data <= high:
         raise ValueError(f"{where}: expected an integer in [{low}, {high}], got {str(data)[:40]}")
+    return data
+
+
+def _flag(data: object, where: str) -> bool:
+    if not isinstance(data, bool):
+        raise ValueError(f"{where}: expected true or false, got {str(data)[:40]}")
     return data
 
 

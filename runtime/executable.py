@@ -56,6 +56,12 @@ class Executable:
         reason = cpu.refusal(program.target_name, program.target_features) if program.target_name else None
         if reason:
             raise UnsupportedError(f"program {program.name!r} cannot run here: {reason}")
+        reason = cpu.tile_refusal() if program.uses_tiles else None
+        if reason:
+            raise UnsupportedError(
+                f"program {program.name!r} cannot run here: {reason}; compile it with precision='float32' or "
+                f"for target 'x86-64-avx512'"
+            )
         wrong = problems(program)
         if wrong:
             raise VerifyError(f"program {program.name!r} is malformed: " + "; ".join(wrong[:5]))

@@ -203,7 +203,8 @@ def _contraction(group: Any, g: Geometry) -> Contraction:
         dtypes.float32, g.outer, g.m, g.n, (), g.a, b, outs, extras, joinable=not _has_window(g)
     )  # fmt: skip
     spec = merge_rows(spec)
-    return replace(spec, m=(ONE, spec.m[0])) if spec.m[1].extent == 1 else spec
+    # Rows without a window are positions of one line.
+    return replace(spec, m=(ONE, spec.m[0])) if spec.joinable and spec.m[1].extent == 1 else spec
 
 
 def _grain(target: Target, tiles: TileSchedule, trip: Extent, panels: Extent) -> int:
