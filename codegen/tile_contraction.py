@@ -38,8 +38,8 @@ class Left:
 class TileGenerator(Generator):
     """Writes one contraction; ``spec`` has no segments (the schedule's windows and ``left`` describe the sums).
 
-    ``images``: name of the outer axis that bands may cover several indices of, "" if there is none. Call ``begin``, then
-    ``iteration`` in the parallel loop, then ``end``.
+    ``images``: name of the outer axis that bands may cover several indices of, "" if there is none. ``finished`` runs
+    behind the results of each of them. Call ``begin``, then ``iteration`` in the parallel loop, then ``end``.
     """
 
     def __init__(
@@ -237,7 +237,9 @@ class TileGenerator(Generator):
     # -- products -----------------------------------------------------------------------------------------
     def columns(self, at: dict[str, Any], firsts: Sequence[Any], counts: Sequence[Any], nb: int, rest: Any) -> None:
         b, t = self.b, self.tiles
-        right = b.at(b.reinterpret(self.buffers[1], dtypes.uint16), b.imul(at["panel"], self.steps * self.parts * 2 * _TILE))
+        right = b.at(
+            b.reinterpret(self.buffers[1], dtypes.uint16), b.imul(at["panel"], self.steps * self.parts * 2 * _TILE)
+        )
         tiles, odd = self.tile_counts(counts)
 
         def image(i: Any, low: Any, high: Any, fresh: bool) -> None:
@@ -263,7 +265,9 @@ class TileGenerator(Generator):
 
         images(0, min(t.block, self.steps), True)
         blocks = -(-self.steps // t.block)
-        b.loop(1, blocks, lambda k: images(b.imul(k, t.block), b.imin(b.imul(b.iadd(k, 1), t.block), self.steps), False))
+        b.loop(
+            1, blocks, lambda k: images(b.imul(k, t.block), b.imin(b.imul(b.iadd(k, 1), t.block), self.steps), False)
+        )
         b.loop(0, counts[0], lambda i: self.epilogue_of(at, firsts, counts, i, nb, rest))
 
     def tile_counts(self, counts: Sequence[Any]) -> tuple[Any, Any]:
@@ -285,9 +289,7 @@ class TileGenerator(Generator):
         per_line = t.tiles_per_line
         return b.iadd(b.imul(b.idiv(tile, per_line), t.width), b.imul(b.irem(tile, per_line), t.rows))
 
-    def block(
-        self, lefts: list[Val], right: Val, sums: list[Val], nb: int, low: Any, high: Any, fresh: bool
-    ) -> None:
+    def block(self, lefts: list[Val], right: Val, sums: list[Val], nb: int, low: Any, high: Any, fresh: bool) -> None:
         """Steps ``low`` to ``high`` of one block of tiles: registers 0-3 hold sums, 4 and 5 rows, 6 and 7 columns."""
         b, t = self.b, self.tiles
         other = t.images * t.tiles * t.rows * LANES  # sums of the second tile of columns

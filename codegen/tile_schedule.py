@@ -1,8 +1,8 @@
 """Schedules of contractions on matrix tiles as data, and the rule that chooses them from a Target without measuring.
 
-The unit multiplies a tile of up to 16 rows by one of 16 columns, 32 bfloat16 pairs deep. A kernel iteration takes a
-*band* of output positions: it rounds (or splits) the inputs under the band into scratch memory once, then multiplies them
-with one panel of 32 columns after the other, in blocks of 2 x 2 tiles of sums.
+The unit multiplies a tile of up to 16 rows by one of 16 columns, 32 products deep. A kernel iteration takes a *band* of
+output positions: it rounds (or splits) the inputs under the band into scratch memory once, then multiplies them with
+one panel of 32 columns after the other, in blocks of 2 x 2 tiles of sums.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def _bands(p: TileProblem) -> Iterator[tuple[int, int, int]]:
         if isinstance(p.positions, int):
             sizes = {-(-positions // count) for count in range(-(-positions // most), -(-positions // 32) + 1)}
             # Whole pairs of tiles, so that only the last band has a rest.
-            sizes = {min(positions, -(-size // 32) * 32) for size in sizes} | ({positions} if positions <= most else set())
+            sizes = {min(positions, -(-size // 32) * 32) for size in sizes} or {positions}
         else:
             sizes = {64, 256}
         yield from ((1, 1, size) for size in sorted(sizes))

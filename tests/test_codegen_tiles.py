@@ -48,7 +48,9 @@ def dot_once(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """One tile operation in emulation; rows as in ``c``, 16 columns."""
     rows, depth = a.shape
     builder = LoopBuilder("dot", PORTABLE)
-    left, right, sums = (builder.buffer(n, t) for n, t in (("a", dtypes.uint16), ("b", dtypes.uint16), ("c", dtypes.float32)))
+    left, right, sums = (
+        builder.buffer(n, t) for n, t in (("a", dtypes.uint16), ("b", dtypes.uint16), ("c", dtypes.float32))
+    )
     builder.tile_config([TileShape(rows), TileShape(rows, depth * 2), TileShape(depth // 2)])
     builder.tile_load(0, sums, 64)
     builder.tile_load(1, left, depth * 2)
@@ -56,7 +58,9 @@ def dot_once(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     builder.tile_dot(0, 1, 2)
     builder.tile_store(0, sums, 64)
     builder.tile_release()
-    memory = [Guarded(x.nbytes, x.view(np.uint8)) for x in (np.ascontiguousarray(bfloat(a)), pairs(bfloat(b)), c.copy())]
+    memory = [
+        Guarded(x.nbytes, x.view(np.uint8)) for x in (np.ascontiguousarray(bfloat(a)), pairs(bfloat(b)), c.copy())
+    ]
     raw_kernel(emulate(builder.finish()), memory, [], [(0, 1)])
     return memory[2].bytes.view(np.float32).reshape(c.shape).copy()
 
@@ -138,8 +142,10 @@ def run_on_tiles(node: Node, parts: int, seed: int, env: dict[str, int] | None =
     return error
 
 
-MATRICES = [((64, 64), (64, 64)), ((1, 100), (100, 40)), ((49, 33), (33, 17)), ((130, 70), (70, 96)), ((3, 5, 48), (48, 33)),
-            ((33, 1), (1, 3))]  # fmt: skip
+MATRICES = [
+    ((64, 64), (64, 64)), ((1, 100), (100, 40)), ((49, 33), (33, 17)), ((130, 70), (70, 96)), ((3, 5, 48), (48, 33)),
+    ((33, 1), (1, 3)),
+]  # fmt: skip
 
 
 @can_emulate
@@ -179,7 +185,9 @@ def test_generated_convolutions() -> None:
         c, o = (int(e) for e in rng.choice([1, 5, 16, 31, 32, 33, 50, 64, 70], 2))
         size = [int(e) + d * (k - 1) + 1 for e, d, k in zip(rng.integers(0, 20, 2), dilation, kernel, strict=True)]
         attrs = {"padding": padding, "stride": stride, "dilation": dilation}
-        run_on_tiles(conv((int(rng.integers(1, 4)), c, *size), (o, c, *kernel), **attrs), int(rng.integers(1, 3)), int(seed))
+        run_on_tiles(
+            conv((int(rng.integers(1, 4)), c, *size), (o, c, *kernel), **attrs), int(rng.integers(1, 3)), int(seed)
+        )
 
 
 @can_emulate

@@ -16,8 +16,8 @@ from ..contraction import Contraction, Generator, Operand, Prepare, compute, pla
 from ..llvm_emit import emit
 from ..loopir import LoopBuilder, Val
 from ..schedule import ContractionSchedule, Problem
-from ..winograd import winograd_tile
 from ..tile_schedule import PARTS
+from ..winograd import winograd_tile
 from . import arithmetic
 from .common import RegionEvaluator
 from .contraction_halo import clear_halo

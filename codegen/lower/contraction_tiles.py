@@ -19,7 +19,7 @@ from ..loopir import LoopBuilder
 from ..tile_contraction import LANES, Left, TileGenerator
 from ..tile_emulation import emulate
 from ..tile_schedule import COLUMNS, DEPTH, FORMS, PARTS, TileProblem, TileSchedule, Window, choose_tiles
-from .contraction_conv import SPATIAL, TAPS, check_halo, names_of
+from .contraction_conv import SPATIAL, check_halo, names_of
 from .contraction_halo import clear_halo
 from .contraction_operands import ONE, OutAxis, Placed, ints, merge_rows, result_operand
 from .kernel import LoweredKernel
