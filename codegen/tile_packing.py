@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 
+from ..ir import dtypes
 from .tile_schedule import COLUMNS, DEPTH, PARTS
 
 
@@ -13,7 +13,7 @@ def parts_of(array: np.ndarray, count: int) -> list[np.ndarray]:
     rest = np.asarray(array, np.float32)
     out = []
     for _ in range(count):
-        part = rest.astype(ml_dtypes.bfloat16)
+        part = rest.astype(dtypes.bfloat16.numpy)
         with np.errstate(invalid="ignore"):  # infinities leave nan, as in the kernel
             rest = rest - part.astype(np.float32)
         out.append(part)
