@@ -357,6 +357,8 @@ def _packed(constants: list[Value]) -> list[np.ndarray]:
 
 def _label(node: Node) -> str:
     ops = "+".join(n.op for n in node.regions[0] if n.op != "constant") if node.regions else node.op
+    if node.attrs.get("kind") == "attention":
+        ops = "attention"  # twenty views in a row say nothing
     where = node.source.module
     return f"{where}: {ops}" if where else ops
 

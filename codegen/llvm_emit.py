@@ -301,6 +301,13 @@ class _Emitter(Writer):
             else self.literal(s.dst.dtype, 0, 1)
         )
 
+    def op_shuffle(self, s: Instr) -> str:
+        a, b = s.args
+        chosen = ", ".join(f"i32 {k}" for k in s.attrs["chosen"])
+        kind = self.vty(a)
+        mask = f"<{len(s.attrs['chosen'])} x i32> <{chosen}>"
+        return self.ins(f"shufflevector {kind} {self.ref(a)}, {kind} {self.ref(b)}, {mask}")
+
     def op_extract(self, s: Instr) -> str:
         return self.ins(f"extractelement {self.vty(s.args[0])} {self.ref(s.args[0])}, i64 {s.attrs['lane']}")
 

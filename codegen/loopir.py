@@ -313,6 +313,28 @@ class LoopBuilder:
         """0, 1, ..., lanes - 1."""
         return self._emit("iota", (), dtype, lanes)
 
+    def shuffle(self, a: Val, b: Val, lanes: Sequence[int]) -> Val:
+        """The elements ``lanes`` of ``a`` followed by ``b``."""
+        if a.dtype is not b.dtype or a.lanes != b.lanes:
+            raise TypeError(f"loop IR shuffle: {a.type_text} with {b.type_text}")
+        return self._emit("shuffle", (a, b), a.dtype, len(lanes), chosen=tuple(lanes))
+
+    def transpose(self, rows: Sequence[Val]) -> list[Val]:
+        """A square of elements, one vector per row, as one vector per column."""
+        rows, lanes = list(rows), rows[0].lanes
+        if len(rows) != lanes or lanes & (lanes - 1):
+            raise ValueError(f"loop IR transpose: {len(rows)} vectors of {lanes}")
+        half = 1
+        while half < lanes:  # swap the off-diagonal squares of size ``half`` in all squares of twice the size
+            low = [c if not c & half else c - half + lanes for c in range(lanes)]
+            high = [c + half if not c & half else c + lanes for c in range(lanes)]
+            for r in range(lanes):
+                if not r & half:
+                    a, b = rows[r], rows[r + half]
+                    rows[r], rows[r + half] = self.shuffle(a, b, low), self.shuffle(a, b, high)
+            half *= 2
+        return rows
+
     def extract(self, v: Val, lane: int) -> Val:
         return self._emit("extract", (v,), v.dtype, 1, lane=lane)
 

@@ -26,7 +26,7 @@ from ..ir.dtypes import DType, float32, float64, int32, int64
 from . import vmath_coefficients as tables
 from .loopir import LoopBuilder, Val
 
-__all__ = ["cos", "erf", "exp", "expm1", "log", "log1p", "pow", "sigmoid", "sin", "tanh"]
+__all__ = ["cos", "erf", "exp", "exp_nonpositive", "expm1", "log", "log1p", "pow", "sigmoid", "sin", "tanh"]
 
 _INF, _NAN = math.inf, math.nan
 # ln 2 in two parts: the first has so few bits that its product with any exponent is exact.
@@ -165,6 +165,21 @@ def exp(b: LoopBuilder, x: Val) -> Val:
     _, n, r = _reduce_exp(m, m.clamp(x, -746.0, 710.0) if m.double else m.clamp(x, -104.0, 89.0))
     p = m.fma(m.mul(r, r), m.horner(r, m.table("EXP")), r)
     return m.scale(m.add(p, m.c(1.0)), n)
+
+
+def exp_nonpositive(b: LoopBuilder, x: Val) -> Val:
+    """e**x for x <= 0; 1.5 ULP, but 0 for x < -87 (float64: -708). Two thirds of the instructions of ``exp``."""
+    m = _Math(b, x)
+    magic = m.c(1.5 * 2.0**m.mantissa)
+    high, low = _LN2[m.dtype]
+    shifted = m.fma(x, m.c(1 / math.log(2)), magic)
+    nf = m.sub(shifted, magic)
+    r = m.fma(nf, m.c(-low), m.fma(nf, m.c(-high), x))
+    p = m.fma(m.mul(r, r), m.horner(r, m.table("EXP")), r)
+    # The low bits of ``shifted`` are the exponent; the constant part of its mantissa is shifted out.
+    field = b.op("add", b.op("shl", b.bitcast(shifted, m.ints), m.i(m.mantissa)), m.i(m.bias << m.mantissa))
+    scaled = m.mul(m.add(p, m.c(1.0)), b.bitcast(field, m.dtype))
+    return m.select(b.cmp("lt", x, m.c(-708.0 if m.double else -87.0)), m.c(0.0), scaled)
 
 
 def expm1(b: LoopBuilder, x: Val) -> Val:

@@ -8,6 +8,7 @@ from .dce import DeadCodeElimination
 from .decompose import Decompose
 from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
+from .fuse_attention import FuseAttention
 from .fuse_contraction import FuseContraction
 from .fuse_elementwise import FuseElementwise, FuseReduction
 from .manager import Pass
@@ -25,6 +26,7 @@ def standard() -> list[Pass]:
         FoldConstants(),
         CommonSubexpressions(),
         FoldBatchNorm(),
+        FuseAttention(),  # while softmax is one node
         # Composite operators have served their purpose (matching, gradients): simple ones fuse better.
         Decompose(),
         FoldConstants(),

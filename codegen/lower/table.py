@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target
-from . import arithmetic, contraction, elementwise, indexed, pooling, reduction, reindex
+from . import arithmetic, attention, contraction, elementwise, indexed, pooling, reduction, reindex
 from .accumulate import ARGS, REDUCES
 from .kernel import LoweredKernel
 
@@ -49,7 +49,12 @@ LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(contraction.CONTRACTIONS, _CONTRACTION),
     "scatter_add": Lowering(indexed.supports, indexed.lower),
 }
-FUSED: dict[str, Lowering] = {"elementwise": _ELEMENTWISE, "reduction": _REDUCTION, "contraction": _CONTRACTION}
+FUSED: dict[str, Lowering] = {
+    "elementwise": _ELEMENTWISE,
+    "reduction": _REDUCTION,
+    "contraction": _CONTRACTION,
+    "attention": Lowering(attention.supports, attention.lower),
+}
 
 NOT_LOWERED: dict[str, str] = {
     "constant": "its array is part of the program's constants; nothing is computed",
