@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..ir import dtypes
-from .llvm_text import SCALARS, Writer, mangle, suffix
+from .llvm_text import SCALARS, Writer, mangle, permutation, suffix
 from .loopir import If, Instr, Loop, LoopFunction, TileShape, Val
 
 _TILES = 8  # tile registers
@@ -310,6 +310,12 @@ class _Emitter(Writer):
 
     def op_extract(self, s: Instr) -> str:
         return self.ins(f"extractelement {self.vty(s.args[0])} {self.ref(s.args[0])}, i64 {s.attrs['lane']}")
+
+    def op_permute(self, s: Instr) -> str:
+        v, index = s.args
+        name = permutation(self.target, v.dtype, v.lanes)
+        assert name is not None, "no permutation instruction: ask llvm_text.permutation first"
+        return self.call(name, self.vty(v), [(self.vty(v), self.ref(v)), (self.vty(index), self.ref(index))])
 
     def op_horizontal(self, s: Instr) -> str:
         v, fold = s.args[0], s.attrs["fold"]

@@ -34,6 +34,16 @@ def mangle(scalar: str) -> str:
     return {"float": "f32", "double": "f64", "half": "f16"}.get(scalar, scalar)
 
 
+def permutation(target: Target, dtype: DType, lanes: int) -> str | None:
+    """The intrinsic that permutes the lanes of a register by run-time indices; None: no such instruction."""
+    if dtype is dtypes.float32 and target.is_x86:
+        if lanes == 16 and target.has("avx512f"):
+            return "llvm.x86.avx512.permvar.sf.512"
+        if lanes == 8 and target.has("avx2"):
+            return "llvm.x86.avx2.permps"
+    return None
+
+
 def suffix(dtype: DType, lanes: int) -> str:
     base = f"f{dtype.bits}" if dtype.kind == "f" else f"i{dtype.bits}"
     return base if lanes == 1 else f"v{lanes}{base}"

@@ -338,6 +338,13 @@ class LoopBuilder:
     def extract(self, v: Val, lane: int) -> Val:
         return self._emit("extract", (v,), v.dtype, 1, lane=lane)
 
+    def permute(self, v: Val, index: Val) -> Val:
+        """Lane ``k`` is ``v[index[k]]`` (int32 lanes; an index outside gives some lane). Only where
+        ``llvm_text.permutation`` knows an instruction."""
+        if index.dtype is not dtypes.int32 or index.lanes != v.lanes:
+            raise TypeError(f"loop IR permute: {v.type_text} by {index.type_text}")
+        return self._emit("permute", (v, index), v.dtype, v.lanes)
+
     def horizontal(self, op: str, v: Val) -> Val:
         """Fold the lanes pairwise with ``add mul min max and or`` (halving: the same order on every target
         of equal width)."""

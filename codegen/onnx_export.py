@@ -22,7 +22,7 @@ from ..ir.dtypes import bfloat16, float32
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph, Node, Value
 from ..ir.registry import get
-from . import onnx_rules, onnx_rules_index, onnx_rules_nn  # noqa: F401  (fill the registry)
+from . import onnx_rules, onnx_rules_index, onnx_rules_nn, onnx_rules_resize  # noqa: F401  (fill the registry)
 from .onnx_emit import ONNX_TYPES, RULES, Emitter
 from .onnx_rules_nn import is_gemm
 

@@ -41,6 +41,7 @@ FAMILIES = (
     ("Reduction", "reduction", "`axes` are reduced; `keepdims` leaves extents of 1 behind."),
     ("Contraction", "contraction", "Sums of products; an elementwise chain behind one runs in its kernel."),
     ("Pooling", "pooling", "Windows over the axes behind batch and channels."),
+    ("Resampling", "resampling", "Interpolation along the axes behind batch and channels."),
     ("Normalisation", "normalisation", "Composite: each has an equivalent in simpler operators."),
     ("Generated", "random", "No tensor operands. Random numbers are counter-based: they do not depend on threads."),
     ("Structure", "structure", "Made by passes, not by users."),

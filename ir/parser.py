@@ -310,6 +310,8 @@ class _Parser:
             return self.layout()
         if kind == "ints":
             return tuple(self.listing(self.integer))
+        if kind == "floats":
+            return tuple(float(x) for x in self.listing(self.number))
         if kind == "extents":
             return tuple(self.listing(lambda: self.extent(dims)))
         if kind == "pairs":

@@ -146,6 +146,8 @@ def _attr(kind: str, value: Any, node: Node, constants: _Constants) -> str:
         return _tuple(_tuple(map(str, p)) for p in value)
     if kind in ("ints", "extents"):
         return _tuple(map(str, value))
+    if kind == "floats":
+        return _tuple(map(scalar, value))
     return scalar(value)
 
 

@@ -37,7 +37,7 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Attr:
-    """Declared attribute: ``kind`` is one of int, float, bool, str, dtype, layout, ints, extents, pairs,
+    """Declared attribute: ``kind`` is one of int, float, bool, str, dtype, layout, ints, floats, extents, pairs,
     array, scalar (int, float or bool), optional_int; ``default`` REQUIRED means it must be given."""
 
     kind: str
@@ -101,6 +101,8 @@ class OpDef:
 def _normalise(kind: str, value: Any) -> Any:
     if kind == "ints" or kind == "extents":
         return tuple(int(v) if isinstance(v, (int, np.integer)) else v for v in value)
+    if kind == "floats":
+        return tuple(float(v) for v in value)
     if kind == "pairs":
         return tuple((int(a), int(b)) for a, b in value)
     if kind == "int":

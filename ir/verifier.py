@@ -174,6 +174,7 @@ ATTR_KINDS: dict[str, Callable[[Any], bool]] = {
     "dtype": lambda x: isinstance(x, DType),
     "layout": lambda x: isinstance(x, Layout),
     "ints": _tuple_of(_is_int),
+    "floats": _tuple_of(lambda x: isinstance(x, float)),
     "extents": _tuple_of(lambda x: _is_int(x) or isinstance(x, DimExpr)),
     "pairs": _tuple_of(lambda p: isinstance(p, tuple) and len(p) == 2 and all(_is_int(x) for x in p)),
     "array": lambda x: isinstance(x, np.ndarray),

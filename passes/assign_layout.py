@@ -30,7 +30,7 @@ from .manager import Pass, PassContext
 # Casts run at about this rate; only the comparison with kernel estimates matters.
 _CAST_BYTES_PER_SECOND = 8e9
 # These keep the layout of their first operand (they treat channels independently).
-_CHANNELWISE = {"max_pool", "avg_pool", "avg_pool_grad"}
+_CHANNELWISE = {"max_pool", "avg_pool", "avg_pool_grad", "resample"}
 
 
 class AssignLayout(Pass):
@@ -112,6 +112,8 @@ class _Assigner:
         fusion = registry.get(node.op).fusion
         shape = node.outputs[0].shape
         if node.op in _CHANNELWISE:
+            if node.op == "resample" and (node.attrs["axis"] < 2 or self._grows_into_output(node)):
+                return None
             return self._blocked(node.inputs[0])
         if len(shape) < 3 or any(o.shape != shape for o in node.outputs):
             return None
@@ -133,6 +135,19 @@ class _Assigner:
             if layouts and len(layouts) == len(node.inputs[: 1 if node.op != "concat" else None]):
                 return layouts[0] if all(x == layouts[0] for x in layouts) else None
         return None
+
+    def _grows_into_output(self, node: Node) -> bool:
+        """Whether a result of the graph, which is dense, grows here: casting the smaller operand is cheaper."""
+        small, large = bounds(node.inputs[0].type.elements)[1], bounds(node.output.type.elements)[1]
+        while not self.graph.is_output(node.output):
+            users = list(node.output.users)
+            if len(users) != 1 or len(users[0].outputs) != 1 or users[0].output.shape[:2] != node.output.shape[:2]:
+                return False
+            (node,) = users
+            if node.op != "resample" and registry.get(node.op).fusion is not Fusion.ELEMENTWISE:
+                return False
+            large = max(large, bounds(node.output.type.elements)[1])
+        return large > small
 
     def _blocked(self, v: Value) -> Layout | None:
         """The blocked layout of ``v`` without its halo; None if it is dense or blocked elsewhere than axis 1."""

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from ..ir import registry
 from ..ir.dims import bounds, product
-from ..ir.graph import Graph, Node
+from ..ir.graph import Graph, Node, Value
 from ..ir.registry import Fusion
 from ..ir.types import Shape, TensorType
 from .fuse import Fuser, Joins, trial
 from .manager import Pass, PassContext
 
 _REDUCES = {"sum", "prod", "amax", "amin", "any", "all", "mean"}
-_PROLOGUES = {"expand", "slice", "flip", "pad", "concat", "permute", "iota", "random_uniform"}
+_PROLOGUES = {"expand", "slice", "flip", "pad", "concat", "permute", "iota", "random_uniform", "resample"}
+# Resampling along several axes in one expression reads this many elements at most; beyond, what is between is stored.
+_MOST_TAPS = 16
 # Fewer kept elements than this leave cores idle; for so little data that costs less than further kernels.
 _MIN_KEPT = 128
 _SMALL = 16384
@@ -95,9 +97,23 @@ def _elementwise_space(seed: Node, fuser: Fuser) -> Joins:
         # Prologues are evaluated where they are read: nobody else may need them, and they may not read the group.
         out = node.output
         private = out not in fuser.outputs and all(u in group for u in out.users)
-        return private and not any(v.producer in group for v in node.inputs)
+        few = node.op != "resample" or _taps(node) * _taps_behind(out) <= _MOST_TAPS
+        return private and few and not any(v.producer in group for v in node.inputs)
 
     return joins
+
+
+def _taps(node: Node) -> int:
+    """Elements of its operand that one element of a ``resample`` reads."""
+    return int(node.inputs[2].shape[0]) if len(node.inputs) > 2 else 1  # type: ignore[call-overload]
+
+
+def _taps_behind(value: Value) -> int:
+    """How often one element of what follows directly asks for ``value``: the taps of a chain of ``resample``."""
+    count = 1
+    while len(value.users) == 1 and (user := next(iter(value.users))).op == "resample":
+        count, value = count * _taps(user), user.output
+    return count
 
 
 def _reduction_space(seed: Node, fuser: Fuser) -> Joins:

@@ -527,6 +527,56 @@ _GRADS["avg_pool"] = lambda rng: _avg_pool_cases(rng, float64)
 _GRADS["avg_pool_grad"] = lambda rng: _avg_pool_grad_cases(rng, float64)
 
 
+# -- resampling ---------------------------------------------------------------------------------------
+_RESIZES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((2, 3, 7), {"mode": "nearest", "sizes": (14,)}),
+    ((1, 2, 5, 6), {"mode": "nearest-exact", "sizes": (3, 13)}),
+    ((1, 2, 5, 6), {"mode": "linear", "sizes": (10, 12)}),
+    ((2, 1, 6, 5), {"mode": "linear", "sizes": (4, 9), "align_corners": True}),
+    ((1, 1, 4, 5), {"mode": "linear", "sizes": (6, 7), "scales": (1.6, 1.5)}),
+    ((1, 2, 3, 4, 2), {"mode": "linear", "sizes": (6, 4, 3)}),
+    ((1, 2, 5, 4), {"mode": "cubic", "sizes": (9, 8)}),
+    ((1, 2, 7, 9), {"mode": "area", "sizes": (3, 4)}),
+    ((1, 1, 9, 8), {"mode": "linear", "sizes": (4, 5), "antialias": True}),
+    ((1, 2, 3, 3), {"mode": "linear", "sizes": (3, 3)}),
+    ((0, 2, 4), {"mode": "linear", "sizes": (8,)}),
+]
+_LARGE_RESIZES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((1, 2, 20, 40), {"mode": "linear", "sizes": (33, 75)}),  # several vectors, a tail, two windows
+    ((1, 17, 6, 35), {"mode": "cubic", "sizes": (5, 50)}),
+    ((1, 1, 40, 70), {"mode": "area", "sizes": (3, 20)}),  # more taps than are written out
+    ((1, 2, 9, 90), {"mode": "nearest", "sizes": (18, 21)}),
+]
+
+
+def _resize_cases(rng: np.random.Generator, d: DType) -> Iterator[Case]:
+    for shape, attrs in _RESIZES + _LARGE_RESIZES:
+        yield Case("resize", f"{shape} {attrs['mode']}", (sample(rng, shape, d),), attrs, depth=64)
+
+
+_RESAMPLES = [((7,), 12, 0, 2), ((3, 5), 4, 0, 3), ((2, 3, 40), 37, 2, 4), ((2, 4, 3), 9, 1, 1), ((2, 1, 3), 4, 1, 11)]
+
+
+def _resample_cases(rng: np.random.Generator, d: DType) -> Iterator[Case]:
+    for shape, size, axis, taps in _RESAMPLES:
+        places = rng.integers(0, shape[axis], size).astype(np.int32)
+        for ascending in (False, True):
+            first = np.sort(places) if ascending else places
+            step = int(np.diff(first).max()) if ascending else -1
+            operands = (sample(rng, shape, d), first, sample(rng, (taps, size), d))
+            attrs = {"axis": axis, "pace": float(step)}
+            yield Case("resample", f"{shape} {size} taps {taps}", operands, attrs, depth=taps)
+        yield Case("resample", f"{shape} {size} chosen", operands[:2], attrs)
+
+
+_MAKERS["resize"] = (_resize_cases, FLOATS)
+_MAKERS["resample"] = (_resample_cases, FLOATS)
+_GRADS["resize"] = lambda rng: (
+    Case("resize", f"{s} {a['mode']}", (rng.normal(size=s),), a) for s, a in _RESIZES
+)
+_GRADS["resample"] = lambda rng: (c for c in _resample_cases(rng, float64) if c.inputs[0].size < 50)
+
+
 # -- normalisation ------------------------------------------------------------------------------------
 _SOFTMAXES = [((5,), 0), ((3, 7), 1), ((3, 7), 0), ((2, 4, 3), 1), ((0, 3), 1), ((2, 1), 1), ((4, 100), 1)]
 

@@ -36,7 +36,7 @@ SMOOTH = sorted(
      "silu", "elu", "softplus", "hardswish", "mul", "div", "pow", "prod", "where", "add", "abs", "maximum", "sum",
      "mean", "amax", "gather", "scatter_add", "index_select", "concat", "slice", "pad", "cast", "remainder",
      "matmul", "conv", "conv_transpose", "conv_weight_grad", "avg_pool", "max_pool", "softmax", "log_softmax",
-     "layer_norm", "batch_norm", "batch_norm_train"}
+     "layer_norm", "batch_norm", "batch_norm_train", "resample", "resize"}
 )  # fmt: skip
 
 

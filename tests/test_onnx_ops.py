@@ -232,6 +232,25 @@ for _include in (True, False):
     add("avg_pool", (F32, (n, 3, 8, 8)), **POOL, ceil_mode=True, count_include_pad=_include, label=f"ceil {_include}")
 add("avg_pool", (F32, (n, 2, 10)), kernel=(4,), stride=(4,), padding=((0, 0),), ceil_mode=True, label="overhang")
 
+for _mode in ("nearest", "nearest-exact", "linear", "cubic", "area"):
+    add("resize", (F32, (n, 3, 8, 7)), mode=_mode, sizes=(16, 9), label=_mode)
+    add("resize", (F32, (n, 3, 8, 7)), mode=_mode, sizes=(5, 7), label=f"{_mode} smaller")
+for _mode in ("nearest", "nearest-exact", "linear"):
+    add("resize", (F32, (n, 3, 8)), mode=_mode, sizes=(20,), label=f"{_mode} 1d")
+    add("resize", (F32, (n, 2, 4, 3, 5)), mode=_mode, sizes=(8, 4, 10), label=f"{_mode} 3d")
+    add("resize", (F32, (n, 3, 8, 7)), mode=_mode, sizes=(12, 9), scales=(1.6, 1.4), label=f"{_mode} scales")
+for _mode in ("linear", "cubic"):
+    add("resize", (F32, (n, 3, 8, 7)), mode=_mode, sizes=(16, 9), align_corners=True, label=f"{_mode} corners")
+    add("resize", (F32, (n, 3, 8, 7)), mode=_mode, sizes=(3, 9), antialias=True, label=f"{_mode} antialias")
+add("resize", (F32, (n, 3, 4, 4)), mode="linear", sizes=(4, 4), label="same")
+_places = (dtypes.int32, (5,), lambda rng, d, s: rng.integers(0, 4, s).astype(np.int32))
+add("resample", (F32, SHAPE), _places, axis=2, label="choice")
+add("resample", (F32, SHAPE), _places, (F32, (3, 5)), axis=2, label="weights")
+add("resample", (F32, SHAPE), _places, (F32, (2, 5)), axis=0, label="batch")
+add("resample", (F32, SHAPE), label="constant", build=lambda g, x: g.resample(
+    x, g.constant(np.array([0, 1, 2, 2], np.int32)), g.constant(np.array([[0.5, 1, 2, 3], [1, 1, 2, 2]], np.float32)),
+    axis=1))  # fmt: skip
+
 for _op in ("softmax", "log_softmax"):
     add(_op, (F32, SHAPE), axis=1)
 add("layer_norm", (F32, SHAPE), ndim=2, eps=1e-5, label="plain")

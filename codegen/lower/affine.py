@@ -142,6 +142,12 @@ def _operands(node: Node, rows: list, exact: bool, out: Footprint) -> list[tuple
         (x, index), axis = node.inputs, attrs["axis"]
         chosen = [frozenset[int]().union(*map(_axes_of, rows)) if a == axis else r for a, r in enumerate(rows)]
         return [(index, rows, False), (x, chosen, False)]
+    if op == "resample":
+        (x, *tables), axis = node.inputs, attrs["axis"]
+        chosen = [_axes_of(r) if a == axis else r for a, r in enumerate(rows)]
+        out.pinned |= _axes_of(rows[axis])
+        reads = [(v, [rows[axis]] if v.type.rank == 1 else [{}, rows[axis]], False) for v in tables]
+        return [*reads, (x, chosen, False)]
     if op == "index_select":
         (x, index), axis = node.inputs, attrs["axis"]
         chosen = [_axes_of(r) if a == axis else r for a, r in enumerate(rows)]

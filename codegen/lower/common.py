@@ -17,7 +17,7 @@ from ...ir.dtypes import float32, float64, int64
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node, Value
 from ..loopir import LoopBuilder, Val
-from . import arithmetic, philox, reindex
+from . import arithmetic, philox, reindex, resampling
 from .position import ZERO, Access, Coord, Extents, IndexMath, Position, compute_dtype, zero_of
 
 __all__ = [
@@ -29,7 +29,9 @@ Request = tuple[Value, Position]
 Steps = Generator[Request, Val, Val]
 Given = Val | Callable[[Position], Val]
 
-_HANDLED = frozenset({"concat", "pad", "iota", "constant", "random_uniform", "gather", "index_select", "fused"})
+_HANDLED = frozenset(
+    {"concat", "pad", "iota", "constant", "random_uniform", "gather", "index_select", "resample", "fused"}
+)
 
 
 def is_evaluable(op: str) -> bool:
@@ -258,3 +260,6 @@ class RegionEvaluator:
             chosen = self._selected((yield (index, where)), x.shape[axis], pos.lanes)
         there = pos.at([chosen if a == axis else c for a, c in enumerate(pos.coords)])
         return (yield (x, self._if_any(x.shape[axis], there)))
+
+    def _op_resample(self, node: Node, pos: Position) -> Steps:
+        return (yield from resampling.steps(self, node, pos))

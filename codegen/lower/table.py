@@ -43,7 +43,8 @@ _CONTRACTION = Lowering(_contraction_supports, contraction.lower_contraction)
 LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(arithmetic.RULES, _ELEMENTWISE),
     **dict.fromkeys(reindex.MOVES, _ELEMENTWISE),
-    **dict.fromkeys(("concat", "pad", "iota", "random_uniform", "gather", "index_select", "batch_norm"), _ELEMENTWISE),
+    **dict.fromkeys(("concat", "pad", "iota", "random_uniform", "gather", "index_select"), _ELEMENTWISE),
+    **dict.fromkeys(("resample", "resize", "batch_norm"), _ELEMENTWISE),
     **dict.fromkeys((*REDUCES, *ARGS, "softmax", "log_softmax", "layer_norm", "batch_norm_train"), _REDUCTION),
     **dict.fromkeys(pooling.OPS, _POOLING),
     **dict.fromkeys(contraction.CONTRACTIONS, _CONTRACTION),
