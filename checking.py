@@ -1,18 +1,19 @@
 """Layer-by-layer check of compiled code against the float64 oracle (``ingot check``).
 
-Four questions, each answered by name:
+Questions, each answered by name:
 1. Did a pass change the meaning? The graph is interpreted in float64 after every pass.
 2. Does a kernel compute its operator? Every intermediate result is tapped; each node's reference is run in
    float64 on the very inputs that the kernel had, so errors do not accumulate and bounds stay tight.
 3. Does the planned program (arena, in-place reuse, threads) give the same bits as the tapped one?
 4. Does it so again in memory that a run has used? (Fresh memory is zero and hides what nobody has written.)
+5. If asked: does every kernel keep to its own buffers (``guarding``)?
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -54,18 +55,26 @@ class Row:
 @dataclass
 class CheckResult:
     """Rows in execution order; ``worst_output``: relative L2 error of the results against the float64 oracle;
-    ``pass_errors``: the same after each pass that rewrote something, all in float64."""
+    ``pass_errors``: the same after each pass that rewrote something, all in float64; ``guarded``: steps that ran
+    between guard pages."""
 
     rows: list[Row] = field(default_factory=list)
     worst_output: float = 0.0
     pass_errors: dict[str, float] = field(default_factory=dict)
+    guarded: int = 0
 
 
 def check_graph(
-    graph: Graph, inputs: Sequence[np.ndarray], options: Options, on_row: Callable[[Row], None] | None = None
+    graph: Graph,
+    inputs: Sequence[np.ndarray],
+    options: Options,
+    on_row: Callable[[Row], None] | None = None,
+    *,
+    guard: bool = False,
 ) -> CheckResult:
     """Check an inference graph (as traced and frozen; it is not changed) on ``inputs``.
 
+    ``guard`` also runs it with every buffer between guard pages, in child processes (Linux).
     Raises CheckError naming the first pass or kernel that departs.
     """
     result = CheckResult()
@@ -99,8 +108,20 @@ def check_graph(
                "reused while it was still needed")  # fmt: skip
     _same_bits(graph, planned.run(list(inputs)), first, "a second run gives other bits; a kernel reads memory that "
                "nobody has written")  # fmt: skip
+    if guard:
+        result.guarded = _guard(graph, inputs, options, first)
     result.worst_output = max((relative_l2(a, b) for a, b in zip(first, oracle, strict=True)), default=0.0)
     return result
+
+
+def _guard(graph: Graph, inputs: Sequence[np.ndarray], options: Options, wanted: Sequence[np.ndarray]) -> int:
+    from .guarding import run_guarded
+
+    program = build(graph.clone()[0], replace(options, debug="bounds"), Report())
+    for place in ("end", "start"):
+        got = run_guarded(program, inputs, threads=options.threads, place=place)
+        _same_bits(graph, got, wanted, f"other bits between guard pages (buffers placed at the {place})")
+    return len(program.steps)
 
 
 def _same_bits(graph: Graph, got: Sequence[np.ndarray], want: Sequence[np.ndarray], complaint: str) -> None:

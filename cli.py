@@ -297,7 +297,8 @@ def _print_memory(program: Any) -> None:
 @model_options
 @click.option("--seed", default=0, show_default=True)
 @click.option("--extent", type=int, help="Value of symbolic extents (default: their least).")
-def check_command(seed: int, extent: int | None, **arguments: Any) -> None:
+@click.option("--guard", is_flag=True, help="Also run it with every buffer between guard pages (slow, Linux only).")
+def check_command(seed: int, extent: int | None, guard: bool, **arguments: Any) -> None:
     """Compare compiled MODEL with the NumPy oracle in float64, layer by layer."""
     from .checking import check_graph
 
@@ -310,7 +311,7 @@ def check_command(seed: int, extent: int | None, **arguments: Any) -> None:
         rows.append((row.label, row.source, f"{row.error:.2e}", f"{row.bound:.2e}" + ("" if row.ok else "  DEPARTS")))
 
     try:
-        result = check_graph(found.graph, inputs, request.options(), on_row)
+        result = check_graph(found.graph, inputs, request.options(), on_row, guard=guard)
     finally:
         if rows:
             _table("kernels against the float64 reference (largest error / largest element)",
@@ -319,6 +320,8 @@ def check_command(seed: int, extent: int | None, **arguments: Any) -> None:
         f"{len(result.rows)} kernels agree; results: relative L2 error {result.worst_output:.2e} "
         f"against the float64 oracle (seed {seed})"
     )
+    if guard:
+        click.echo(f"{result.guarded} kernels keep to their buffers (guard pages at the end and at the start of each)")
 
 
 @cli.command("export")

@@ -92,11 +92,11 @@ class CompiledModule:
     def executable(self) -> Executable:
         """The runtime object; UnsupportedError if this machine cannot run the code."""
         if self._executable is None:
-            from .runtime.executable import Executable
+            from .runtime.guard import executable_for
 
             with self._lock:
                 if self._executable is None:
-                    self._executable = Executable(self.program, threads=self._threads)
+                    self._executable = executable_for(self.program, threads=self._threads)
         return self._executable
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -232,9 +232,9 @@ class Variant:
     def __init__(
         self, found: Trace, program: Program, threads: int | None, report: Report, lock: threading.RLock
     ) -> None:
-        from .runtime.executable import Executable
+        from .runtime.guard import executable_for
 
-        self.executable = Executable(program, threads=threads)
+        self.executable = executable_for(program, threads=threads)
         self.program = program
         self.report = report
         self.out_spec = found.out_spec

@@ -52,6 +52,8 @@ class Options:
         dump: folder for the text of the graph after every pass, numbered.
         verify: run the IR verifier after each pass.
         progress: called with (kernels done, kernels in all, current layer).
+        debug: ``"bounds"``: every buffer lies between guard pages and is checked after every kernel
+            (``runtime.guard``); slow, Linux only.
     """
 
     threads: int | None = None
@@ -62,8 +64,11 @@ class Options:
     dump: str | Path | None = None
     verify: bool = True
     progress: Callable[[int, int, str], None] | None = None
+    debug: str | None = None
 
     def __post_init__(self) -> None:
+        if self.debug not in (None, "bounds"):
+            raise UnsupportedError(f'debug {self.debug!r}: there is "bounds"')
         if self.precision not in PRECISIONS:
             raise UnsupportedError(f"precision {self.precision!r}: there are {', '.join(PRECISIONS)}")
         if self.threads is not None and self.threads < 1:
@@ -185,7 +190,9 @@ def build(
         cache = KernelCache.default() if options.cache else None
         compiler = ReportingCompiler(target, cache, options.reproducer_dir)
         about = {"precision": options.precision, **(metadata or {})}
-        program = build_program(graph, compiler, metadata=about, progress=options.progress)
+        if options.debug:
+            about["debug"] = options.debug
+        program = build_program(graph, compiler, metadata=about, progress=options.progress, arena=not options.debug)
     report.compiled, report.reused = compiler.compiled, compiler.reused
     return program
 
@@ -371,7 +378,7 @@ def compile(
             ``driver.Options``.
         target: ``"host"`` (default), ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"``,
             ``"x86-64-amx"``, ``"aarch64"``, or ``"x86-64-amx-emulated"``: matrix tiles on any CPU with AVX2, slowly.
-        options: ``cache``, ``disable``, ``dump``, ``verify``, ``progress`` as in ``driver.Options``.
+        options: ``cache``, ``disable``, ``dump``, ``verify``, ``progress``, ``debug`` as in ``driver.Options``.
 
     Raises:
         UnsupportedError: something cannot be traced or compiled; everything is listed.

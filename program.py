@@ -218,18 +218,21 @@ def build_program(
     *,
     metadata: Mapping[str, str] | None = None,
     progress: Callable[[int, int, str], None] | None = None,
+    arena: bool = True,
 ) -> Program:
     """Compile ``graph`` (optimised: every node has a kernel or is an alias) to a Program.
 
-    ``progress(done, total, what)`` is called before each kernel. Raises UnsupportedError naming every node
+    ``progress(done, total, what)`` is called before each kernel. Without ``arena`` every intermediate is a buffer of
+    its own (``runtime.guard`` wants that). Raises UnsupportedError naming every node
     without a kernel.
     """
-    return _Builder(graph, compiler).build(dict(metadata or {}), progress)
+    return _Builder(graph, compiler, arena).build(dict(metadata or {}), progress)
 
 
 class _Builder:
-    def __init__(self, graph: Graph, compiler: KernelCompiler) -> None:
+    def __init__(self, graph: Graph, compiler: KernelCompiler, arena: bool) -> None:
         self.graph = graph
+        self.arena = arena
         self.compiler = compiler
         self.outputs = graph.output_set()
         self.nodes = [n for n in graph if n.op != "constant" and not is_alias(n)]
@@ -296,6 +299,9 @@ class _Builder:
                 end[root] = i
         program.constants = _packed(constants)
         program.constant_names = [v.name for v in constants]
+        if not self.arena:
+            self._place_apart(records, start, end)
+            return
         arena = [v for v in start if v not in self.refs and is_bounded(v.type.nbytes)]
         for v in start:
             if v not in self.refs and not is_bounded(v.type.nbytes):
@@ -308,6 +314,18 @@ class _Builder:
             self.refs[v] = BufferRef("arena", layout.offsets[v])
         program.arena_bytes = layout.size
         program.memory = MemoryReport(layout.size, layout.lower_bound, layout.total)
+
+    def _place_apart(self, records: list[KernelRecord], start: dict[Value, int], end: dict[Value, int]) -> None:
+        """A buffer for each intermediate; results still overwrite operands where the planned program lets them."""
+        bounded = {v for v in start if v not in self.refs and is_bounded(v.type.nbytes)}
+        first = {m: group[0] for group in self._in_place(records, bounded, end) for m in group}
+        for v in start:
+            root = first.get(v, v)
+            root = root if root.type.nbytes == v.type.nbytes else v
+            if root not in self.refs:
+                self.refs[root] = BufferRef("dynamic", len(self.program.dynamic))
+                self.program.dynamic.append(root.type.nbytes)
+            self.refs.setdefault(v, self.refs[root])
 
     def _in_place(self, records: list[KernelRecord], arena: set[Value], end: dict[Value, int]) -> list[list[Value]]:
         """Groups of values that share memory because a kernel overwrites its operand's last use."""

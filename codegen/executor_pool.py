@@ -28,8 +28,9 @@ long as between calls. Sleeping workers are woken before the first step (CALL_WA
 WAKE_PARTS chunks or more.
 
 Spinning is bounded by the clock (POOL_SPIN) and adapts: a worker that spins in vain halves its budget, one
-that finds work doubles it. A gap between two clock readings as long as a time slice (POOL_LOST) means that the
-thread lost its CPU to somebody else, and then it stops spinning at once, because it is taking time from them.
+that finds work adds a little to it. A gap between two clock readings as long as a time slice (POOL_LOST) means that the
+thread lost its CPU to somebody else, and then it stops spinning at once and for some time: it would take time from
+them that the scheduler will not give it when there is work.
 Shorter gaps are interrupts: on a virtual machine there are hundreds a second of 20 microseconds and more.
 """
 
@@ -199,7 +200,7 @@ share:
 wait:
   %spinp = getelementptr i8, ptr %pool, i64 <POOL_SPIN_BYTES>
   %between = load i64, ptr %spinp
-  %spin = shl i64 %between, <SPIN_WITHIN>
+  %spin = shl i64 %between, <SPIN_CALLER>
   %gapp = getelementptr i8, ptr %pool, i64 <POOL_LOST_BYTES>
   %gap = load i64, ptr %gapp
   %t0 = clock
@@ -313,9 +314,10 @@ wakecaller:
   call void @futex(ptr %pending, i64 <WAKE>, i64 1, i64 4294967295)
   br label %paid
 paid:
-  %double = shl i64 %budget, 1
-  %over = icmp ugt i64 %double, %max
-  %bigger = select i1 %over, i64 %max, i64 %double
+  %bonus = lshr i64 %min, 1
+  %more.time = add i64 %budget, %bonus
+  %over = icmp ugt i64 %more.time, %max
+  %bigger = select i1 %over, i64 %max, i64 %more.time
   br label %idle
 tired:
   %half = lshr i64 %budget, 1

@@ -65,7 +65,8 @@ POOL_BYTES = POOL_TRACE_BYTES + 64 * POOL_MAX_PARTICIPANTS
 
 JOB_FN, JOB_ARGS, JOB_TRIP, JOB_CHUNK, JOB_SCRATCH, JOB_STRIDE, JOB_LIMIT, JOB_SHARE = range(8)
 
-# Shifts of POOL_SPIN: the shortest spin of a worker, and how much longer than between calls it spins within one.
-SPIN_LEAST, SPIN_WITHIN = 4, 3
+# Shifts of POOL_SPIN: down to the shortest spin of a worker, up to the longest within a call, and to that of a caller
+# that waits for workers to finish.
+SPIN_LEAST, SPIN_WITHIN, SPIN_CALLER = 4, 3, 2
 # A step of fewer parts (about 10 microseconds each) is not worth waking a sleeping worker for.
 WAKE_PARTS = 8

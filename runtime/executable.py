@@ -73,7 +73,7 @@ class Executable:
         for extent in _extents(program):
             if not self.signature.knows(extent):
                 raise VerifyError(f"program {program.name!r}: extent {extent} does not follow from the input shapes")
-        program.constants[:] = memory.aligned(program.constants)
+        self._place_constants()
         self._code = CodeMap(program.kernels)
         self._native = NativeFunction(self._code.address(abi.EXECUTOR))
         self._template = Template(program, self.threads if SUPPORTED else 1, self._code.address)
@@ -89,6 +89,12 @@ class Executable:
         self._free: list[Context] = []
         # Artefacts check their weight blocks when first used.
         self._first_use = getattr(program, "check_constants", None)
+
+    def _place_constants(self) -> None:
+        self.program.constants[:] = memory.aligned(self.program.constants)
+
+    def _new_context(self) -> Context:
+        return Context(self._template, self._pool_address)
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Outputs for ``inputs``, in port order.
@@ -167,7 +173,7 @@ class Executable:
         try:
             return self._free.pop()
         except IndexError:
-            return Context(self._template, self._pool_address)
+            return self._new_context()
 
     def _bind(self, shapes: Sequence[Shape]) -> Binding:
         binding = self._bindings.get(shapes)

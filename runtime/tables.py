@@ -139,6 +139,7 @@ class Frame:
     def __init__(self, binding: Binding, context: Context, pool_address: int) -> None:
         template = binding.template
         self.binding = binding
+        self.context = context
         self.args = binding.args.copy()
         self.steps = binding.steps.copy()
         self.buffers = [memory.allocate(max(1, size)) for size in binding.dynamic]
