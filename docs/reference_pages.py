@@ -31,6 +31,7 @@ from ingot.ir.graph import Graph, Node  # noqa: E402
 from ingot.ir.registry import OPS, Fusion, OpDef  # noqa: E402
 from ingot.ir.types import TensorType  # noqa: E402
 from ingot.runtime.code import CodeError  # noqa: E402
+from ingot.runtime.guard import BoundsError  # noqa: E402
 from op_cases import _MAKERS, cases  # noqa: E402
 from op_sampling import Case  # noqa: E402
 
@@ -283,7 +284,7 @@ CASES: dict[str, tuple[str, str]] = {
 }
 
 
-OTHER_ERRORS = (CodeError, AssembleError, LinkError)
+OTHER_ERRORS = (CodeError, BoundsError, AssembleError, LinkError)
 
 
 def raised_by(code: str) -> BaseException:
