@@ -144,6 +144,7 @@ class Generator:
         self.at: Mapping[str, Any] = {}
         self._left: Any = None
         self._scratch: tuple[int, int] | None = None
+        self.row_range: tuple[Any, Any] | None = None  # tiles of the outer m axis to run instead of the chunk's
         self.lanes, self.nb = schedule.lanes, schedule.nb
         self.m_splits = (splits(spec.m[0].extent, schedule.tile[0]), splits(spec.m[1].extent, schedule.tile[1]))
         # An epilogue of many lines, written out for every vector of every tile, takes LLVM seconds; as a loop over the
@@ -210,7 +211,9 @@ class Generator:
         bases = [self.start(p, o, at) for p, o in self.operands()]
         if spec.padding_rows:
             self.b.when(self.b.icmp("eq", at["chunk"], 0), lambda: self.clear_rows(bases[2 : 2 + len(spec.outs)]))
-        if isinstance(at["chunk"], int) and self.chunks == 1 and not self.shared:
+        if self.row_range is not None:
+            low, high = self.row_range
+        elif isinstance(at["chunk"], int) and self.chunks == 1 and not self.shared:
             low, high = 0, self.extent(tile_count(self.m_splits[0]))
         else:
             low = self.b.imul(at["chunk"], self.schedule.chunk)

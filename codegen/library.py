@@ -8,7 +8,7 @@ from ..ir.kernels import LayoutChoice
 from ..ir.registry import Fusion
 from ..ir.target import Target
 from .layouts import layout_choices
-from .lower import table
+from .lower import chain_plan, table
 from .tile_layouts import missing_unit
 
 
@@ -24,6 +24,10 @@ class NativeKernels:
         record = registry.get(node.op)
         if record.decompose is not None and record.fusion is not Fusion.ELEMENTWISE:
             return "its parts fuse with their neighbours"
+        if node.op == "fused" and node.attrs["kind"] == "chain":
+            reason = chain_plan.worth(node, self.target)
+            if reason is not None:
+                return reason
         return table.supports(node, self.target)
 
     def layout_choices(self, node: Node) -> list[LayoutChoice]:

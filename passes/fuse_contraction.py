@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..ir import registry
 from ..ir.graph import Graph, Node
 from ..ir.registry import Fusion
-from .fuse import Fuser
+from .fuse import Fuser, Joins
 from .manager import Pass, PassContext
 
 
@@ -27,14 +27,15 @@ class FuseContraction(Pass):
                 continue
             if ctx.kernels is not None and not ctx.kernels.accepts_epilogue(seed):
                 continue
-            group = fuser.grow(seed, _epilogue_of(seed), limit)
+            group = fuser.grow(seed, epilogue_of(seed), limit)
             if len(group) > 1:
                 ctx.fired(" + ".join(n.op for n in group), seed)
                 fuser.commit(group, "contraction")
         return len(fuser.apply()) if fuser.groups else 0
 
 
-def _epilogue_of(seed: Node):
+def epilogue_of(seed: Node) -> Joins:
+    """Accepts the elementwise nodes that can run on the sums of ``seed``."""
     out = seed.output.type
 
     def joins(node: Node, group: set[Node]) -> bool:

@@ -9,6 +9,7 @@ from .decompose import Decompose
 from .fold_batch_norm import FoldBatchNorm
 from .fold_constants import FoldConstants
 from .fuse_attention import FuseAttention
+from .fuse_chain import FuseChain
 from .fuse_contraction import FuseContraction
 from .fuse_elementwise import FuseElementwise, FuseReduction
 from .manager import Pass
@@ -36,6 +37,7 @@ def standard() -> list[Pass]:
         SplitReduction(),
         # From here on nodes are on their way to kernels.
         AssignLayout(),
+        FuseChain(),
         FuseContraction(),
         FuseReduction(),
         FuseElementwise(),

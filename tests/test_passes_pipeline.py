@@ -21,13 +21,17 @@ def optimised(name: str, batch: int | Dim = 1, **options: object) -> Graph:
 
 
 def groups(graph: Graph) -> Counter[str]:
-    """Kernels of the graph: fused groups as ``conv+add+relu``, attention and other operators by name."""
+    """Kernels of the graph: fused groups as ``conv+add+relu``, attention and other operators by name.
+
+    A chain counts as its convolutions.
+    """
     found: Counter[str] = Counter()
     for node in graph:
         if node.attrs.get("kind") == "attention":
             found["attention"] += 1
         elif node.regions:
-            found["+".join(n.op for n in node.regions[0] if n.op != "constant")] += 1
+            text = "+".join(n.op for n in node.regions[0] if n.op != "constant")
+            found.update(text.replace("+conv", "|conv").split("|") if node.attrs["kind"] == "chain" else [text])
         elif node.op != "constant":
             found[node.op] += 1
     return found

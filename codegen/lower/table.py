@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target
-from . import arithmetic, attention, contraction, elementwise, indexed, pooling, reduction, reindex
+from . import arithmetic, attention, chain, contraction, elementwise, indexed, pooling, reduction, reindex
 from .accumulate import ARGS, REDUCES
 from .kernel import LoweredKernel
 
@@ -39,6 +39,7 @@ _ELEMENTWISE = Lowering(elementwise.supports, elementwise.lower)
 _REDUCTION = Lowering(reduction.supports, reduction.lower)
 _POOLING = Lowering(pooling.supports, pooling.lower)
 _CONTRACTION = Lowering(_contraction_supports, contraction.lower_contraction)
+_CHAIN = Lowering(chain.supports, chain.lower)
 
 LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(arithmetic.RULES, _ELEMENTWISE),
@@ -55,6 +56,7 @@ FUSED: dict[str, Lowering] = {
     "reduction": _REDUCTION,
     "contraction": _CONTRACTION,
     "attention": Lowering(attention.supports, attention.lower),
+    "chain": _CHAIN,
 }
 
 NOT_LOWERED: dict[str, str] = {

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..builder import GraphBuilder
     from ..graph import Graph, Node, Value
 
-FUSED_KINDS = ("elementwise", "reduction", "contraction", "attention")
+FUSED_KINDS = ("elementwise", "reduction", "contraction", "attention", "chain")
 
 
 def _layout_cast_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
