@@ -73,6 +73,11 @@ def erf_exponent(a):
     return mp.log(mp.erfc(a)) / a
 
 
+def normal_exponent(t):
+    """log2(erfc(t / sqrt(2)) / 2)"""
+    return mp.log(mp.erfc(t / mp.sqrt(2)) / 2, 2)
+
+
 def erfcx_mapped(t):
     """exp(a * a) * erfc(a) * (1 + 2 * a) for t = (a - 2) / (a + 2)"""
     a = 2 * (1 + t) / (1 - t)
@@ -111,6 +116,7 @@ FITS = {
     "TANH": (tanh_tail, TINY, mp.mpf("0.63") ** 2, 5, None),
     "ERF_SMALL": (erf_small, TINY, mp.mpf("0.93") ** 2, 6, None),
     "ERF_EXPONENT": (erf_exponent, mp.mpf("0.9"), mp.mpf("3.95"), 8, None),
+    "NORMAL_EXPONENT": (normal_exponent, mp.mpf(0), mp.mpf("6.3"), 12, None),
     "ERF_SMALL_WIDE": (erf_small, TINY, mp.mpf("0.85") ** 2, None, 11),
     "ERFCX": (erfcx_mapped, mapped("0.84"), mapped("6"), None, 17),
     "SIN": (sin_tail, mp.mpf(10) ** -10, QUARTER_PI_2, 3, 6),

@@ -166,3 +166,24 @@ def test_coefficients_are_what_the_generator_prints() -> None:
 
     assert c.F64_EXP[:3] == pytest.approx([1 / 2, 1 / 6, 1 / 24], rel=1e-12)
     assert c.F32_SIN[0] == pytest.approx(-1 / 6, rel=1e-6)
+
+
+@targets
+def test_gelu(target: Target) -> None:
+    rng = np.random.default_rng(SEED)
+    for kind in (np.float32, np.float64):
+        x = np.concatenate([rng.uniform(-s, s, 8000) for s in (1e-3, 1, 3, 6, 8, 40)]).astype(kind)
+        x = np.concatenate([x, np.array([0.0, -0.0, np.inf, 1e30, -1e30], kind)])
+        wide = np.array([0.5 * v * math.erfc(-v * math.sqrt(0.5)) for v in x.tolist()])
+        got = evaluate("gelu", target, x)
+        eps = float(np.finfo(kind).eps)
+        finite = np.isfinite(wide)
+        assert (got[~finite] == wide[~finite]).all() and got[-2] == x[-2] and got[-1] == 0
+        error = np.abs(got[finite].astype(np.float64) - wide[finite])
+        assert (error <= 1.0 * eps * np.maximum(np.abs(x[finite]), 1)).all()
+        if kind is np.float32:
+            near = np.abs(x[finite]) < 6
+            assert (error[near] <= 5e-6 * np.abs(wide[finite][near])).all()
+            near = (x[finite] > -3) & (x[finite] < 6)
+            assert (error[near] <= 1.5e-6 * np.abs(wide[finite][near])).all()
+    assert np.isnan(evaluate("gelu", target, np.array([np.nan, -np.inf], np.float32))).all()

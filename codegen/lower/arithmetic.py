@@ -136,13 +136,12 @@ def _identity(b: LoopBuilder, node: Node, args: Sequence[Val]) -> Val:
 # -- compositions (the decompositions of ir.ops, in one place for kernels that keep them whole) -------------
 def _gelu(b: LoopBuilder, node: Node, args: Sequence[Val]) -> Val:
     (x,) = args
-    half = b.op("mul", x, _const(b, x, 0.5))
     if node.attrs["approximate"] == "tanh":
+        half = b.op("mul", x, _const(b, x, 0.5))
         cubic = b.op("mul", b.op("mul", x, x), _const(b, x, 0.044715))
         inner = b.op("mul", b.op("fma", cubic, x, x), _const(b, x, math.sqrt(2 / math.pi)))
         return b.op("mul", half, b.op("add", _const(b, x, 1.0), vmath.tanh(b, inner)))
-    e = vmath.erf(b, b.op("mul", x, _const(b, x, math.sqrt(0.5))))
-    return b.op("mul", half, b.op("add", _const(b, x, 1.0), e))
+    return vmath.gelu(b, x)
 
 
 def _silu(b: LoopBuilder, node: Node, args: Sequence[Val]) -> Val:
