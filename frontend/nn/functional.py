@@ -26,6 +26,7 @@ from .activation_functions import (
     softplus,
     tanh,
 )
+from .attention_functions import scaled_dot_product_attention
 from .conv_transpose_functions import conv_transpose1d, conv_transpose2d, conv_transpose3d
 from .loss_functions import cross_entropy, l1_loss, mse_loss, nll_loss
 from .norm_functions import batch_norm, dropout, dropout2d, embedding, layer_norm
@@ -37,5 +38,6 @@ __all__ = [
     "conv_transpose3d", "cross_entropy", "dropout", "dropout2d", "elu", "elu_", "embedding", "gelu", "hardsigmoid",
     "hardswish", "hardtanh", "interpolate", "l1_loss", "layer_norm", "leaky_relu", "linear", "log_softmax",
     "logsigmoid", "max_pool2d", "mish", "mse_loss", "nll_loss", "pad", "prelu", "relu", "relu6", "relu_",
-    "selu", "sigmoid", "silu", "softmax", "softplus", "tanh", "upsample", "upsample_bilinear", "upsample_nearest",
+    "scaled_dot_product_attention", "selu", "sigmoid", "silu", "softmax", "softplus", "tanh", "upsample",
+    "upsample_bilinear", "upsample_nearest",
 ]  # fmt: skip
