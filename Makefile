@@ -14,7 +14,7 @@ help:
 	@echo "make slow    the long tests (large networks, many random ones), which make test leaves out"
 	@echo "make parity  the comparisons with PyTorch; installs torch"
 	@echo "make lint    ruff;  make types    mypy"
-	@echo "make bench   the benchmark table beside onnxruntime"
+	@echo "make bench   the benchmark tables beside onnxruntime, and OpenVINO and PyTorch if they are installed"
 
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) not found; Ingot needs Python 3.11 or newer (set PYTHON=...)" >&2; exit 1; }
@@ -53,7 +53,7 @@ types: $(VENV)/.dev
 	MYPYPATH=$(VENV)/typing $(BIN)/mypy --config-file pyproject.toml $(TYPED)
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py --threads 2 --minutes 25 --out build/benchmarks.jsonl
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -396,10 +396,27 @@ def profile_command(model: str, seconds: float, extent: int | None, sort: str, t
 
 @cli.command("bench")
 @model_options
-@click.option("--seconds", default=2.0, show_default=True, help="How long to measure.")
+@click.option("--seconds", default=2.0, show_default=True, help="How long to measure (each system).")
 @click.option("--extent", type=int, help="Value of symbolic extents (default: their least).")
-def bench_command(model: str, seconds: float, extent: int | None, **arguments: Any) -> None:
-    """Time whole calls of MODEL (or of a .ingot file): latency percentiles and throughput."""
+@click.option("--peers", is_flag=False, flag_value="all", metavar="[NAME,...]",
+              help="Compare with onnxruntime, openvino, torch, torch.compile (default: all but the last).")
+@click.option("--all-precisions", is_flag=True, help="With --peers: Ingot at every precision.")
+@click.option("--torch-model", metavar="MODEL",
+              help="With --peers: the PyTorch twin (default: MODEL's own file with PyTorch in place of ingot).")
+@click.option("--no-errors", is_flag=True, help="With --peers: do not compute the float64 reference.")
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+def bench_command(model: str, seconds: float, extent: int | None, peers: str | None, all_precisions: bool,
+                  torch_model: str | None, no_errors: bool, as_json: bool, **arguments: Any) -> None:  # fmt: skip
+    """Time whole calls of MODEL (or of a .ingot file): latency percentiles and throughput.
+
+    With --peers each system runs in a process of its own, and they take turns; onnxruntime and OpenVINO get the
+    file that "ingot export" writes, also with malloc on huge pages. PyTorch runs the model's own file with PyTorch
+    in place of ingot. Errors are relative L2 against the float64 interpreter.
+    """
+    if peers is not None:
+        _bench_peers(model, seconds, extent, peers, all_precisions, torch_model, no_errors, as_json, arguments)
+        return
+    import json
     import time
 
     import numpy as np
@@ -413,20 +430,50 @@ def bench_command(model: str, seconds: float, extent: int | None, **arguments: A
         start = time.perf_counter()
         executable.run_into(outs, inputs)
         times.append(time.perf_counter() - start)
-    ms = np.sort(np.array(times)) * 1e3
-
-    def rate(work: float, per: float) -> str:
-        """Billions; work is counted at the upper bounds of symbolic extents, so nothing is known with those."""
-        return "-" if exe.program.symbols else f"{work / max(per, 1e-9) / 1e9:.3g}"
-
-    flops = sum(s.direct or s.flops for s in exe.program.steps)
-    compiled = "-" if exe.report is None else f"{sum(exe.report.seconds.values()):.2f}"
+    low, median, high = (float(x) * 1e3 for x in np.percentile(times, (0, 50, 90)))
+    # Work is counted at the upper bounds of symbolic extents, so nothing is known with those.
+    flops = None if exe.program.symbols else sum(s.direct or s.flops for s in exe.program.steps)
+    compile_seconds = None if exe.report is None else sum(exe.report.seconds.values())
+    if as_json:
+        click.echo(json.dumps({"calls": len(times), "min_ms": low, "median_ms": median, "p90_ms": high,
+                               "flops": flops, "compile_seconds": compile_seconds}))  # fmt: skip
+        return
+    gflop = ("-", "-") if flops is None else (f"{flops / 1e9:.3g}", f"{flops / median / 1e6:.3g}")
+    compiled = "-" if compile_seconds is None else f"{compile_seconds:.2f}"
     _table(
-        f"{exe.program.name}: {len(ms)} calls",
+        f"{exe.program.name}: {len(times)} calls",
         ("compile s", "min ms", "median ms", "p90 ms", "GFLOP", "GFLOP/s"),
-        [(compiled, f"{ms[0]:.3f}", f"{np.median(ms):.3f}", f"{ms[int(len(ms) * 0.9)]:.3f}",
-          rate(flops, 1.0), rate(flops, float(np.median(ms)) / 1e3))],
-    )  # fmt: skip
+        [(compiled, f"{low:.3f}", f"{median:.3f}", f"{high:.3f}", *gflop)],
+    )
+
+
+def _bench_peers(
+    model: str, seconds: float, extent: int | None, peers: str, all_precisions: bool, torch_model: str | None,
+    no_errors: bool, as_json: bool, arguments: dict[str, Any],
+) -> None:  # fmt: skip
+    import json
+    import tempfile
+
+    from .measure import comparison, systems, tables
+    from .runtime.cpu import default_threads
+
+    wanted = [p for p in systems.PEERS if p != "torch.compile"] if peers == "all" else peers.split(",")
+    if unknown := set(wanted) - set(systems.PEERS):
+        raise click.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(systems.PEERS)}",
+                                 param_hint="--peers")  # fmt: skip
+    precisions = systems.PRECISIONS if all_precisions else (arguments["precision"],)
+    columns = [*systems.ingot_systems(precisions), *systems.peer_systems(wanted)]
+    request = Request(model=model, **arguments)
+    with tempfile.TemporaryDirectory(prefix="ingot-bench-") as folder:
+        subject = comparison.prepare(request, model, Path(folder), threads=arguments["threads"] or default_threads(),
+                                     extent=extent, twin=torch_model, oracle=not no_errors)  # fmt: skip
+        show = (lambda text: click.echo(text, err=True)) if sys.stderr.isatty() else (lambda text: None)
+        results = comparison.compare(subject, columns, seconds=seconds, report=show)
+    if as_json:
+        click.echo(json.dumps(results, indent=1))
+        return
+    click.echo(f"{model} with {subject.threads} threads, {', '.join(subject.arguments['inputs'])}")
+    tables.print_comparison(results, columns, _console())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from .ir.errors import IngotError
+
 PRECISIONS = ("float32", "float32-fast", "bfloat16")
 TARGETS = (
     "host", "x86-64", "x86-64-avx2", "x86-64-avx512", "x86-64-amx", "x86-64-amx-emulated", "aarch64",
@@ -39,42 +41,14 @@ def _is_users(frame: traceback.FrameSummary) -> bool:
 def load_model(spec: str) -> Any:
     """The model of ``pkg.module:factory`` or ``file.py:factory``: a Module, a callable without arguments that makes
     one, or a function on tensors. ``factory`` may be dotted."""
-    import importlib
-    import inspect
-    import operator
-
     from .frontend.nn import Module
-    from .ir.errors import IngotError
 
-    place, _, name = spec.rpartition(":")
-    if not place or not name:
-        raise click.BadParameter(f"{spec!r} is not MODULE:FACTORY or FILE.py:FACTORY", param_hint="MODEL")
-    try:
-        if place.endswith(".py"):
-            module = _load_file(place)
-        else:
-            sys.path.insert(0, "")
-            module = importlib.import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name and f"{place}.".startswith(f"{error.name}."):
-            raise click.BadParameter(str(error), param_hint="MODEL") from None
-        raise ModelError(place, error) from None
-    except (click.ClickException, IngotError):
-        raise
-    except Exception as error:
-        raise ModelError(place, error) from None
-    try:
-        found = operator.attrgetter(name)(module)
-    except AttributeError:
-        raise click.BadParameter(f"{place} has no {name!r}", param_hint="MODEL") from None
+    found = find_object(spec)
     if isinstance(found, Module):
         return found
     if not callable(found):
         raise click.BadParameter(f"{spec} is a {type(found).__name__}, not a module or callable", param_hint="MODEL")
-    if inspect.isfunction(found) and any(
-        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        for p in inspect.signature(found).parameters.values()
-    ):
+    if takes_arguments(found):
         return found  # a function on tensors
     try:
         model = found()
@@ -87,7 +61,46 @@ def load_model(spec: str) -> Any:
     return model
 
 
-def _load_file(place: str) -> Any:
+def find_object(spec: str) -> Any:
+    """What ``pkg.module:name`` or ``file.py:name`` names."""
+    import importlib
+    import operator
+
+    place, _, name = spec.rpartition(":")
+    if not place or not name:
+        raise click.BadParameter(f"{spec!r} is not MODULE:FACTORY or FILE.py:FACTORY", param_hint="MODEL")
+    try:
+        if place.endswith(".py"):
+            module = load_file(place)
+        else:
+            sys.path.insert(0, "")
+            module = importlib.import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name and f"{place}.".startswith(f"{error.name}."):
+            raise click.BadParameter(str(error), param_hint="MODEL") from None
+        raise ModelError(place, error) from None
+    except (click.ClickException, IngotError):
+        raise
+    except Exception as error:
+        raise ModelError(place, error) from None
+    try:
+        return operator.attrgetter(name)(module)
+    except AttributeError:
+        raise click.BadParameter(f"{place} has no {name!r}", param_hint="MODEL") from None
+
+
+def takes_arguments(found: Any) -> bool:
+    """Whether ``found`` is a function that cannot be called without arguments."""
+    import inspect
+
+    return inspect.isfunction(found) and any(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in inspect.signature(found).parameters.values()
+    )
+
+
+def load_file(place: str) -> Any:
+    """The module in the file ``place``."""
     import importlib.util
 
     path = Path(place).resolve()
@@ -212,7 +225,6 @@ class Request:
 
     def trace(self) -> Any:
         from .driver import trace_inference
-        from .ir.errors import IngotError
 
         try:
             found = trace_inference(self.model, self.specs)

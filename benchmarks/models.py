@@ -1,7 +1,7 @@
 """The benchmark networks, written as a PyTorch user would write them.
 
-Only the two import lines below tell which library runs them: ``benchmarks/peers.py`` executes this very file
-with PyTorch's imports to get the peers' models.
+Only the two import lines below tell which library runs them: with PyTorch in place of ingot (``measure/twin.py``)
+this very file gives the peers' models.
 """
 
 from __future__ import annotations

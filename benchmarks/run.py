@@ -1,215 +1,153 @@
-"""Compares Ingot with onnxruntime (and PyTorch eager with --torch) on the benchmark models.
+"""Ingot beside onnxruntime, OpenVINO and PyTorch on the benchmark models.
 
-    python benchmarks/run.py                        every model, both batch sizes
-    python benchmarks/run.py resnet50 --threads 1   one model, one thread
+    python benchmarks/run.py --out results.jsonl                         everything: 2 threads and 1, both batch sizes
+    python benchmarks/run.py --threads 2 --minutes 25 --out results.jsonl
+    python benchmarks/run.py resnet50 --batch 1 --peers onnxruntime      a part, printed at the end
+    python benchmarks/run.py --report --out results.jsonl                the tables of what is there, as markdown
 
-Systems run in separate processes and take turns, so that they share the machine's good and bad moments; medians
-over all turns are compared. Compile time is measured with an empty kernel cache and again with a full one;
-loading in five fresh processes, imports excluded. Errors are relative L2 against the float64 interpreter.
+Every system runs in a process of its own; they take short turns, so that they share the machine's good and bad
+moments, and medians of all calls are compared. onnxruntime and OpenVINO get the file that ingot.onnx.export wrote, also
+with malloc on huge pages; PyTorch runs models.py itself in the faster of its memory formats. Errors are relative L2
+of the first image against the float64 interpreter.
+
+A row (model, batch, threads) is appended to ``--out`` when it is done, and rows that are there are not measured again:
+the same command continues what was broken off, or what did not fit ``--minutes``. torch.compile takes half a minute
+to a minute per row and is left out unless ``--peers`` names it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import ingot
 import numpy as np
+from ingot.cli_arguments import Request, random_inputs
+from ingot.ir.interpreter import interpret
+from ingot.measure import comparison
+from ingot.measure.systems import PEERS, ingot_systems, peer_systems
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import models  # noqa: E402
+import report  # noqa: E402
 
-class Worker:
-    """A process of ``worker.py``; ``facts`` is what it reported when ready."""
-
-    def __init__(self, system: str, model: str, batch: int, threads: int, env: dict[str, str], **paths: str) -> None:
-        command = [
-            sys.executable,
-            str(HERE / "worker.py"),
-            system,
-            model,
-            "--batch",
-            str(batch),
-            "--threads",
-            str(threads),
-        ]
-        for key, value in paths.items():
-            command += [f"--{key}", value]
-        self.system = system
-        self.times: list[float] = []
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **env}
-        )
-        self.facts = self._read()["ready"]
-
-    def _read(self) -> dict:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.system} died with code {self.process.wait()}")
-        return json.loads(line)
-
-    def turn(self, seconds: float) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps({"seconds": seconds}) + "\n")
-        self.process.stdin.flush()
-        self.times += self._read()["times"]
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-    @property
-    def median_ms(self) -> float:
-        return statistics.median(self.times) * 1e3
+# Quick ones first: what they leave of their share of the time goes to the slow ones.
+ORDER = ("mlp", "lenet", "resnet20", "mobilenet_v2", "encoder", "resnet18", "resnet50", "unet", "vgg16")
+MOST_SECONDS = 3.0  # of measuring, per row and system
 
 
-def export_onnx(model: str, folder: Path) -> str:
-    """The model as ONNX with a free batch; returns the path."""
-    import ingot
-    import models
-    from worker import example, seeded_model
-
-    path = folder / f"{model}.onnx"
-    x = example(models.MODELS[model][1], 1)
-    ingot.onnx.export(seeded_model(model), (ingot.from_numpy(x),), path, dynamic_axes={"x": {0: "N"}})
-    return str(path)
-
-
-def oracle(model: str) -> np.ndarray:
-    """Batch-1 result in float64."""
-    import models
-    from ingot.driver import as_spec, trace_inference
-    from ingot.ir.interpreter import interpret
-    from worker import example, seeded_model
-
-    x = example(models.MODELS[model][1], 1)
-    return interpret(trace_inference(seeded_model(model), [as_spec(x)]).graph, [x], float64=True)[0]
+def request_for(name: str, batch: int, **settings: Any) -> Request:
+    """The model with reproducible weights, batch statistics included (so that folding them matters)."""
+    make, shape, _ = models.MODELS[name]
+    ingot.manual_seed(0)
+    shown = "x".join(map(str, (batch, *shape)))
+    arguments = {
+        "dims": (), "weights": None, "target": "host", "precision": "float32", "threads": None, "disable": (),
+        "no_cache": False,
+    }  # fmt: skip
+    request = Request(model=spec_of(make), inputs=[f"x:{shown}"], **{**arguments, **settings})
+    rng = np.random.default_rng(1)
+    for key, buffer in request.model.named_buffers():
+        if key.endswith("running_mean"):
+            buffer.numpy()[...] = rng.standard_normal(buffer.shape) * 0.1
+        elif key.endswith("running_var"):
+            buffer.numpy()[...] = rng.uniform(0.5, 1.5, tuple(buffer.shape))
+    return request
 
 
-def relative_error(path: str, want: np.ndarray) -> float:
-    return float(np.linalg.norm(np.load(path).astype(np.float64) - want) / np.linalg.norm(want))
+def spec_of(make: Any) -> str:
+    return f"{HERE / 'models.py'}:{make.__name__}"
 
 
-def measure(model: str, batch: int, args: argparse.Namespace, folder: Path) -> dict:
-    """One row of the table."""
-    onnx = folder / f"{model}.onnx"
-    if not onnx.exists():
-        export_onnx(model, folder)
-    artifact = str(folder / f"{model}-{batch}.ingot")
-    cache = {"INGOT_CACHE_DIR": str(folder / f"cache-{model}-{batch}")}
-    out = {s: str(folder / f"{model}-{batch}-{s}.npy") for s in ("ingot", "onnxruntime", "torch")}
-    cold = Worker("ingot", model, batch, args.threads, cache, artifact=artifact, output=out["ingot"])
-    systems = [cold, Worker("onnxruntime", model, batch, args.threads, {}, onnx=str(onnx), output=out["onnxruntime"])]
-    if args.torch:
-        systems.append(Worker("torch", model, batch, args.threads, {}, output=out["torch"]))
-    for _ in range(args.turns):
-        for worker in systems:
-            worker.turn(args.seconds)
-    for worker in systems:
-        worker.close()
-    row = {"model": model, "batch": batch, "cold": cold.facts["compile_seconds"], **cold.facts}
-    row.update({w.system: w.median_ms for w in systems})
-    if batch == 1:
-        want = oracle(model)
-        row["errors"] = {w.system: relative_error(out[w.system], want) for w in systems}
-    warm, load, first = [], [], []
-    for _ in range(args.repeats):
-        worker = Worker("ingot", model, batch, args.threads, cache)
-        warm.append(worker.facts["compile_seconds"])
-        worker.close()
-        worker = Worker("load", model, batch, args.threads, {}, artifact=artifact)
-        load.append(worker.facts["load_seconds"])
-        first.append(worker.facts["first_call_seconds"])
-        worker.close()
-    row["warm"], row["load"], row["first"] = map(statistics.median, (warm, load, first))
-    return row
+def oracle(name: str) -> list[np.ndarray]:
+    """Float64 results of the first input, which is the same in every batch."""
+    request = request_for(name, 1)
+    return interpret(request.trace().graph, random_inputs([s.type for s in request.specs], 0), float64=True)
 
 
-def call_overhead_us() -> float:
-    """Median microseconds of a call that does next to nothing: one kernel on one element."""
-    import time
+def measure_row(
+    name: str, batch: int, threads: int, want: list[np.ndarray], peers: list[str], seconds: float, deadline: float
+) -> dict[str, Any]:
+    """One line of the results file."""
+    systems = [*ingot_systems(), *peer_systems(peers)]
+    with tempfile.TemporaryDirectory(prefix="ingot-bench-") as folder:
+        request = request_for(name, batch)
+        subject = comparison.prepare(request, spec_of(models.MODELS[name][0]), Path(folder), threads=threads,
+                                     oracle=False)  # fmt: skip
+        del request  # workers need the memory
+        subject = replace(subject, oracle=want, rows=1)
+        results = comparison.compare(subject, systems, seconds=seconds, deadline=deadline)
+    return {"model": name, "batch": batch, "threads": threads, "date": time.strftime("%F %R"), "machine": machine(),
+            "results": results}  # fmt: skip
 
-    import ingot
 
-    exe = ingot.compile(lambda x: x + 1.0, ingot.zeros(1))
-    x = np.zeros(1, np.float32)
-    times = []
-    for _ in range(200):
-        start = time.perf_counter()
-        for _ in range(100):
-            exe(x)
-        times.append((time.perf_counter() - start) / 100)
-    return statistics.median(times) * 1e6
-
-
-def print_table(rows: list[dict], torch: bool) -> None:
-    head = ["model", "batch", "Ingot ms", "onnxruntime ms", "ratio"] + (["torch ms"] if torch else [])
-    head += [
-        "GFLOP/s",
-        "error Ingot",
-        "error ort",
-        "cold s",
-        "cached s",
-        "load ms",
-        "first call ms",
-        "arena MiB",
-        "efficiency",
-    ]
-    print("| " + " | ".join(head) + " |")
-    print("|" + " --- |" * len(head))
-    for r in rows:
-        errors = r.get("errors", {})
-        cells = [
-            r["model"],
-            r["batch"],
-            f"{r['ingot']:.3f}",
-            f"{r['onnxruntime']:.3f}",
-            f"{r['onnxruntime'] / r['ingot']:.2f}",
-        ]
-        cells += [f"{r['torch']:.3f}"] if torch else []
-        cells += [f"{r['flops'] / r['ingot'] / 1e6:.0f}"]
-        cells += [f"{errors[s]:.1e}" if s in errors else "" for s in ("ingot", "onnxruntime")]
-        cells += [f"{r['cold']:.2f}", f"{r['warm']:.2f}", f"{r['load'] * 1e3:.1f}", f"{r['first'] * 1e3:.1f}"]
-        cells += [f"{r['arena'] / 2**20:.1f}", f"{r['arena_efficiency']:.3f}"]
-        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+def machine() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
 
 
 def main() -> None:
-    import models
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", default=list(models.MODELS))
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--batch", type=int, action="append", help="only these batch sizes")
-    parser.add_argument("--turns", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=0.4, help="per turn and system")
-    parser.add_argument("--repeats", type=int, default=5, help="fresh processes for cached compile and load times")
-    parser.add_argument("--torch", action="store_true", help="also PyTorch eager")
+    parser.add_argument("models", nargs="*", help=f"of {', '.join(models.MODELS)}; default: all")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--batch", type=int, nargs="+", help="only these batch sizes")
+    parser.add_argument("--peers", default="onnxruntime,openvino,torch", help=f"of {','.join(PEERS)}")
+    parser.add_argument("--seconds", type=float, default=MOST_SECONDS, help="most to measure, per row and system")
+    parser.add_argument("--minutes", type=float, help="start no row after this time, and share it between the rows")
+    parser.add_argument("--out", type=Path, help="results file (JSON lines) to continue")
+    parser.add_argument("--report", action="store_true", help="only print the tables")
     args = parser.parse_args()
     if unknown := set(args.models) - set(models.MODELS):
         parser.error(f"unknown models {sorted(unknown)}; there are {', '.join(models.MODELS)}")
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="ingot-bench-") as folder:
-        for model in args.models:
-            for batch in args.batch or models.MODELS[model][2]:
-                rows.append(measure(model, batch, args, Path(folder)))
-                print(f"{model} batch {batch}: done", file=sys.stderr)
-    print(
-        f"{args.threads} threads, medians of {args.turns} interleaved turns of {args.seconds} s; "
-        "ratio > 1: Ingot is faster\n"
-    )
-    print_table(rows, args.torch)
-    ratios = [r["onnxruntime"] / r["ingot"] for r in rows]
-    print(f"\ngeometric mean of the ratios: {statistics.geometric_mean(ratios):.2f}; "
-          f"call overhead {call_overhead_us():.1f} us")  # fmt: skip
+    rows = report.read(args.out) if args.out is not None and args.out.exists() else []
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    if not args.report:
+        rows += measure_all(args, {report.key(r) for r in rows})
+    print(report.markdown(rows))
+
+
+def measure_all(args: argparse.Namespace, done: set[tuple[str, int, int]]) -> list[dict[str, Any]]:
+    todo = [
+        (name, batch, threads)
+        for name in ORDER
+        if name in (args.models or models.MODELS)
+        for batch in args.batch or models.MODELS[name][2]
+        for threads in args.threads
+        if (name, batch, threads) not in done
+    ]
+    end = float("inf") if args.minutes is None else time.monotonic() + 60 * args.minutes
+    rows: list[dict[str, Any]] = []
+    wants: dict[str, list[np.ndarray]] = {}
+    for i, (name, batch, threads) in enumerate(todo):
+        now = time.monotonic()
+        if now >= end:
+            say(f"out of time: {len(todo) - i} rows are left; the same command continues")
+            break
+        if name not in wants:
+            wants = {name: oracle(name)}
+        deadline = now + (end - now) / (len(todo) - i)
+        row = measure_row(name, batch, threads, wants[name], args.peers.split(","), args.seconds, deadline)
+        rows.append(row)
+        if args.out is not None:
+            with args.out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        say(f"{i + 1}/{len(todo)} {report.summary(row)}; {time.monotonic() - now:.0f} s")
+    return rows
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

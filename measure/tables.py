@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .comparison import Results, fastest_peer, median_ms, ratio
 from .profiling import KernelTime, Profile
+from .systems import System
 
 
 def print_profile(profile: Profile, console: Console, *, by_time: bool = False, top: int | None = None) -> None:
@@ -89,4 +91,57 @@ def _footer(profile: Profile, known: bool) -> list[str]:
     ]
     if not known:
         lines.append("work is recorded for the upper bounds of symbolic extents; give those (--extent) to see rates")
+    return lines
+
+
+def print_comparison(results: Results, systems: Sequence[System], console: Console) -> None:
+    """One row per system, then what could not run and why, and Ingot beside the fastest peer."""
+    ours = next((s.name for s in systems if s.is_ingot and median_ms(results, s.name)), None)
+    table = Table(pad_edge=False)
+    for name in (
+        "system",
+        "median ms",
+        "p10",
+        "p90",
+        "calls",
+        "Ingot is faster by",
+        "L2 error",
+        "set up s",
+        "peak MiB",
+    ):
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for s in systems:
+        entry = results[s.name]
+        measured = results.get(entry.get("same_as", s.name), entry)
+        if "median_ms" not in measured:
+            continue
+        facts = measured["facts"]
+        speed = ratio(results, ours, s.name) if ours is not None and not s.is_ingot else None
+        error = entry.get("l2_error")
+        table.add_row(
+            s.title + (" (the same)" if "same_as" in entry else ""),
+            *(f"{measured[k]:.3f}" for k in ("median_ms", "p10_ms", "p90_ms")), str(measured["calls"]),
+            "" if speed is None else f"{speed:.2f}", "-" if error is None else f"{error:.1e}",
+            f"{facts['compile_seconds']:.2f}", f"{facts['peak_mib']:.0f}",
+        )  # fmt: skip
+    console.print(table)
+    for s in systems:
+        if "failed" in results[s.name]:
+            console.print(Text(f"{s.title}: {results[s.name]['failed']}"))
+    for text in _verdicts(results, systems):
+        console.print(Text(text))
+
+
+def _verdicts(results: Results, systems: Sequence[System]) -> list[str]:
+    """Per precision of Ingot, the fastest peer of the same accuracy class."""
+    titles = {s.name: s.title for s in systems}
+    lines = []
+    for s in systems:
+        if not s.is_ingot or "same_as" in results[s.name]:
+            continue
+        peers = [p for p in systems if not p.is_ingot and (p.exact or not s.exact)]
+        fastest = fastest_peer(results, peers)
+        speed = ratio(results, s.name, fastest)
+        if fastest is not None and speed is not None:
+            lines.append(f"{s.title} is {speed:.2f} times as fast as the fastest comparable peer, {titles[fastest]}")
     return lines

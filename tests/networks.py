@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 import ingot
 import numpy as np
 from ingot import driver, nn
+from ingot.cli_arguments import load_file
 from ingot.ir.interpreter import interpret
+from ingot.measure.twin import torch_in_place
 from kernel_harness import X86_LEVELS, host_targets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -98,10 +101,16 @@ def runnable_targets() -> list[str]:
     return [t.name for t in host_targets()]
 
 
+@functools.cache
+def torch_models() -> Any:
+    """``models.py`` run with PyTorch in place of Ingot."""
+    with torch_in_place():
+        return load_file(str(ROOT / "benchmarks" / "models.py"))
+
+
 def torch_twin(model: Any, make: Callable[[Any], Any]) -> Any:
     """``make(torch's version of models.py)`` with the weights of ``model``."""
     import torch
-    from peers import torch_models
 
     twin = make(torch_models())
     twin.load_state_dict({k: torch.from_numpy(np.array(v.numpy())) for k, v in model.state_dict().items()})
