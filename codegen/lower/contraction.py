@@ -20,6 +20,7 @@ from ..tile_schedule import PARTS
 from ..winograd import winograd_tile
 from . import arithmetic
 from .common import RegionEvaluator
+from .contraction_gathered import lower_gathered, plan_gathered
 from .contraction_halo import clear_halo
 from .contraction_operands import OutAxis, merge_rows, result_operand
 from .contraction_tiles import check_tiles, lower_tiles
@@ -110,6 +111,9 @@ def lower_contraction(node: Node, target: Target) -> LoweredKernel:
         return lower_winograd(group, target)
     if group.operands[1].type.layout.form in PARTS:
         return lower_tiles(group, target)
+    gathered = plan_gathered(group, target)
+    if gathered is not None:
+        return lower_gathered(group, target, gathered)
     plans = _rule(group)(group, target)
     return _write(group, plans, target)
 
