@@ -12,6 +12,11 @@ from .schedule import ContractionSchedule, Problem
 
 _ROWS = 256  # most positions of an iteration
 _LINES = 16  # most vectors of channels in a block of the sum
+_ITERATIONS = 4  # wished number of parallel iterations
+# Measured on Cascade Lake: cycles to copy a vector to scratch, to take one from the totals through the epilogue, and
+# bytes per cycle that one core reads from the shared cache (of which neighbours leave about so much) and from memory.
+_LINE_CYCLES, _RESULT_CYCLES = 4.0, 9.0
+_L3_RATE, _MEMORY_RATE, _L3_SHARE = 8.0, 4.0, 8 << 20
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class GatherSchedule:
         images, height: images and rows of the result in one iteration.
         lines: vectors of channels (each under one tap) in a block of the sum.
         parts: parallel parts of the output channels.
+        whole: all channels are gathered at once, instead of block by block for all panels.
         product: schedule of the product of one block and panel.
         seconds: estimate for the whole convolution on one thread.
     """
@@ -30,6 +36,7 @@ class GatherSchedule:
     height: int
     lines: int
     parts: int
+    whole: bool
     product: ContractionSchedule
     seconds: float
     reason: str = ""
@@ -43,43 +50,87 @@ class GatherSchedule:
         )
 
 
+@dataclass(frozen=True)
+class Convolution:
+    """What the rule looks at: ``images`` (None: known at run time only) times ``extent`` positions, sums over
+    ``channels`` times ``taps``; ``linear``: the positions of an image follow one another in memory."""
+
+    dtype: DType
+    images: int | None
+    extent: tuple[int, int]
+    channels: int
+    taps: int
+    outputs: int
+    nb: int
+    stride: tuple[int, int]
+    linear: bool
+
+
 @functools.lru_cache(4096)
-def choose(
-    target: Target,
-    dtype: DType,
-    images: int | None,
-    extent: tuple[int, int],
-    channels: int,
-    taps: int,
-    outputs: int,
-    nb: int,
-    stride: tuple[int, int],
-) -> GatherSchedule | None:
-    """The schedule of a convolution with a result of ``images`` (None: a run-time number) times ``extent`` positions,
-    or None where the ordinary kernel is no slower."""
-    lanes, (height, width) = target.lanes(dtype), extent
-    lines = channels // lanes * taps
-    panels = -(-outputs // (nb * lanes))
-    if channels % lanes or lines * lanes < 128 or panels * nb < 4:
+def ordinary_seconds(target: Target, c: Convolution) -> float:
+    """Estimate of the ordinary kernel, with what it waits for operands from beyond the second-level cache."""
+    height, width = c.extent
+    images, sum_length = c.images or 1, c.channels * c.taps
+    rows = (1, height * width) if c.linear else (height, width)
+    p = Problem(c.dtype, rows, c.outputs, sum_length, min(target.lanes(c.dtype), c.channels), images, c.nb)
+    s = scheduling.choose(target, p)
+    size = c.dtype.itemsize
+    a = images * height * width * c.stride[0] * c.stride[1] * c.channels * size
+    b = sum_length * c.outputs * size
+    if s.order[0] == "panel":
+        panels = -(-c.outputs // (s.nb * s.lanes))
+        moved = a * (panels if a > target.l2_bytes // 2 else 1) + b
+    else:
+        moved = a
+    stalls = 0.8 * far_cycles(target, moved, max(a, b))
+    return images * scheduling.estimate(target, p, s) + stalls / (target.clock_ghz * 1e9)
+
+
+def far_cycles(target: Target, moved: float, footprint: float) -> float:
+    """Cycles to read ``moved`` bytes of ``footprint`` different ones from where they stay."""
+    if footprint <= target.l2_bytes // 2:
+        return 0.0
+    return moved / (_L3_RATE if footprint <= _L3_SHARE else _MEMORY_RATE)
+
+
+@functools.lru_cache(4096)
+def choose(target: Target, c: Convolution) -> GatherSchedule | None:
+    """The schedule of a convolution, or None where the ordinary kernel is no slower by estimate."""
+    lanes, (height, width) = target.lanes(c.dtype), c.extent
+    lines = c.channels // lanes * c.taps
+    panels = -(-c.outputs // (c.nb * lanes))
+    if c.channels % lanes or lines * lanes < 128 or c.taps > _LINES or panels * c.nb < 8:
         return None
     rows = [(1, h) for h in _divisors(height) if h * width <= _ROWS]
-    if (1, height) in rows and images is not None:
-        rows += [(i, height) for i in _divisors(images) if i * height * width <= _ROWS]
+    if (1, height) in rows and c.images is not None:
+        rows += [(i, height) for i in _divisors(c.images) if i * height * width <= _ROWS]
     if not rows:
         return None
     count, high = max(rows, key=lambda r: r[0] * r[1])
     size = count * high * width
-    step = max((d for d in _divisors(lines) if d <= _LINES), default=1)
-    if step < _LINES // 2:
-        step = min(lines, 12)
-    blocks = (images or 1) // count * (height // high)
-    totals = size * nb * lanes * dtype.itemsize
-    parts = min(panels, max(-(-panels * totals // (target.l2_bytes // 4)), -(-8 // max(blocks, 1))))
-    parts = min(parts, max(1, panels * nb // 8))
-    p = Problem(dtype, (size, 1), nb * lanes, step * lanes, step * lanes, 1, nb)
+    # A block holds all taps of some channels.
+    step = c.taps * max((d for d in _divisors(c.channels // lanes) if d * c.taps <= _LINES), default=0)
+    if step < _LINES // 2:  # a rest at the end
+        step = min(lines, _LINES // c.taps * c.taps)
+    blocks = (c.images or 1) // count * (height // high)
+    item = c.dtype.itemsize
+    whole = size * lines * lanes * item <= 0.4 * target.l2_bytes
+    totals = 0 if whole else size * c.nb * lanes * item
+    parts = max(-(-panels * totals // (target.l2_bytes // 4)), -(-_ITERATIONS // max(blocks, 1)))
+    parts = min(parts, max(1, panels * c.nb // 8))
+    p = Problem(c.dtype, (size, 1), c.nb * lanes, step * lanes, step * lanes, 1, c.nb)
     s = replace(scheduling.choose(target, p), chunk=size)
-    one = scheduling.estimate(target, p, s)
-    return GatherSchedule(count, high, step, parts, s, one, f"{size} positions share the weights")
+    products = blocks * panels * (lines / step) * scheduling.estimate(target, p, s)
+    a = blocks * size * c.channels * c.stride[0] * c.stride[1] * item
+    b = lines * panels * c.nb * lanes * lanes * item
+    stalls = 0.5 * far_cycles(target, a, a) + 0.5 * far_cycles(target, b * blocks, b)
+    gather = blocks * size * (lines * parts * _LINE_CYCLES + panels * c.nb * _RESULT_CYCLES)
+    seconds = products + (stalls + gather) / (target.clock_ghz * 1e9)
+    ordinary = ordinary_seconds(target, c)
+    if seconds >= ordinary:
+        return None
+    reason = f"{size} positions share the weights; est. {seconds * 1e6:.0f} us, in place {ordinary * 1e6:.0f} us"
+    return GatherSchedule(count, high, step, parts, whole, s, seconds, reason)
 
 
 def _divisors(n: int) -> list[int]:

@@ -17,6 +17,7 @@ from ..ir.target import Target
 LINE_BUDGET = 1100  # lines of LLVM IR per kernel; compile time is about 50 microseconds per line
 EPILOGUE_LINES = 2500  # lines of all the epilogues in a kernel beyond which they become loops
 FMA_LATENCY = 4
+L2_RATE = 16.0  # bytes per cycle of a panel of B that streams from the second-level cache
 ITERATION_SECONDS = 4e-6  # wished work per parallel iteration
 GRAIN_SECONDS = 1e-5  # work below which splitting over threads does not pay
 _ROWS_PER_COPY = 256  # rows that pay for copying a panel of B
@@ -131,7 +132,7 @@ def tile_cycles(target: Target, rows: int, nb: int, p: Problem, unroll: int, pan
     loads = (0.6 * rows * nb + nb if p.vector_a else rows + nb) / 2
     if p.strided:
         loads += 1.2 * (target.vector_bytes // p.dtype.accumulator.itemsize) * (rows * nb + nb if p.vector_a else nb)
-    traffic = nb * target.vector_bytes / (64.0 if panel_bytes <= target.l1_bytes // 2 else 24.0)
+    traffic = nb * target.vector_bytes / (64.0 if panel_bytes <= target.l1_bytes // 2 else L2_RATE)
     step = max(sums / target.fma_ports, loads, float(FMA_LATENCY) if sums < FMA_LATENCY * target.fma_ports else 0.0)
     # Entering and leaving a short inner loop costs about eleven cycles, which the unrolled steps share.
     control = 0.0 if p.vector_a else (11.0 if p.inner <= 16 else 2.0) / unroll

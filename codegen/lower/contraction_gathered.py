@@ -10,8 +10,6 @@ iteration. The sums of all positions and channels stay in scratch until the end,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +57,13 @@ def plan_gathered(group: Group, target: Target) -> gather.GatherSchedule | None:
     if not all(packed) or shape[1] % lanes:
         return None
     images = out.shape[0] if isinstance(out.shape[0], int) else None
+    extent, stride = ints(out.shape[2:]), core.attrs["stride"]
+    linear = taps == 1 and stride[0] * x.outer[2] == extent[1] * stride[1] * x.outer[3]
     return gather.choose(
-        target, out.dtype, images, ints(out.shape[2:]), shape[1], taps, shape[0], nb, core.attrs["stride"]
+        target,
+        gather.Convolution(
+            out.dtype, images, (extent[0], extent[1]), shape[1], taps, shape[0], nb, (stride[0], stride[1]), linear
+        ),
     )
 
 
@@ -86,15 +89,16 @@ class _Gathered:
         self.panels = -(-self.out_vectors // self.nb)
         self.lines = channels // self.lanes * prod(self.kernel)
         self.rows = schedule.images * schedule.height * self.width
-        self.pitch = (schedule.lines + 1 - schedule.lines % 2) * self.lanes  # an odd number of vectors
+        held = self.lines if schedule.whole else schedule.lines
+        self.pitch = (held + 1 - held % 2) * self.lanes  # an odd number of vectors
 
         self.b = b = LoopBuilder("kernel", target)
         self.values = _distinct([*group.operands, *group.extras, *group.node.outputs])
         self.pointers = {v: b.buffer(v.name, v.dtype) for v in self.values}
         self.extents = Extents(b)
         self.a = b.scratch(self.dtype, self.rows * self.pitch)
-        self.most_panels = -(-self.panels // schedule.parts)
-        self.totals = b.scratch(self.dtype, self.most_panels * self.rows * self.panel_width)
+        kept = 1 if schedule.whole else -(-self.panels // schedule.parts)
+        self.totals = b.scratch(self.dtype, kept * self.rows * self.panel_width)
         self.result = self._result_side(_epilogue(b, self.extents, group, _AXES))
         lines = _epilogue_lines(group, _AXES, target, self.lanes)
         most = min(4, max(1, EPILOGUE_LINES // (max(lines, 1) * self.nb)))
@@ -138,13 +142,23 @@ class _Gathered:
             group_ = b.idiv(block, bands)
             image, y = b.imul(group_, s.images), b.imul(b.isub(block, b.imul(group_, bands)), s.height)
             low, high = (b.idiv(b.imul(b.iadd(part, k), self.panels), s.parts) for k in (0, 1))
-            size = b.imul(b.isub(high, low), self.rows * self.nb)
-            zero = b.const(self.dtype, 0, self.lanes)
-            b.loop(0, size, lambda i: b.store(b.at(self.totals, b.imul(i, self.lanes)), zero))
-            whole = self.lines - self.lines % s.lines
-            b.loop(0, whole, lambda q: self.block(q, s.lines, image, y, low, high), step=s.lines)
-            if self.lines > whole:
-                self.block(whole, self.lines - whole, image, y, low, high)
+            if s.whole:
+                self.each_block(lambda q, lines: self.gather(q, lines, b.imul(q, self.lanes), image, y))
+
+                def panel(p: Any) -> None:
+                    self.clear(self.rows * self.nb)
+                    self.each_block(lambda q, lines: self.product(p, 0, q, lines, b.imul(q, self.lanes)))
+                    self.finish(p, 0, image, y)
+
+                b.loop(low, high, panel)
+                return
+
+            def block(q: Any, lines: int) -> None:
+                self.gather(q, lines, 0, image, y)
+                b.loop(low, high, lambda p: self.product(p, b.isub(p, low), q, lines, 0))
+
+            self.clear(b.imul(b.isub(high, low), self.rows * self.nb))
+            self.each_block(block)
             b.loop(low, high, lambda p: self.finish(p, b.isub(p, low), image, y))
 
         b.loop(b.begin, b.end, body)
@@ -165,13 +179,24 @@ class _Gathered:
             _inplace(group),
         )
 
-    # -- one block of the sum ---------------------------------------------------------------------------
-    def block(self, first: Any, lines: int, image: Any, y: Any, low: Any, high: Any) -> None:
-        """Adds the products of ``lines`` vectors of channels (under one tap each) to all totals."""
-        b = self.b
-        b.loop(0, lines, lambda q: self.gather(b.iadd(first, q), b.imul(q, self.lanes), image, y))
-        weights = b.at(self.pointers[self.group.operands[1]], b.imul(first, self.lanes * self.panel_width))
-        pitch, width = self.pitch, self.panel_width
+    def clear(self, vectors: Any) -> None:
+        b, zero = self.b, self.b.const(self.dtype, 0, self.lanes)
+        b.loop(0, vectors, lambda i: b.store(b.at(self.totals, b.imul(i, self.lanes)), zero))
+
+    def each_block(self, body: Callable[[Any, int], None]) -> None:
+        """``body(first line, lines)`` for every block of the sum."""
+        lines = self.schedule.lines
+        full = self.lines - self.lines % lines
+        self.b.loop(0, full, lambda q: body(q, lines), step=lines)
+        if self.lines > full:
+            body(full, self.lines - full)
+
+    def product(self, panel: Any, number: Any, first: Any, lines: int, column: Any) -> None:
+        """Adds the products of ``lines`` vectors of channels from ``first`` on to the totals of one panel.
+
+        ``number``: which of the panels in scratch; ``column``: where the rows in scratch hold those channels.
+        """
+        b, width = self.b, self.panel_width
         totals = Operand(0, {"t": width}, 0, self.lanes, 1, padded=True)
         spec = Contraction(
             self.dtype,
@@ -179,62 +204,69 @@ class _Gathered:
             (Axis("t", self.rows), ONE),
             width,
             (Segment((Axis("k", lines * self.lanes),)),),
-            Operand(0, {"t": pitch, "k": 1}),
+            Operand(0, {"t": self.pitch, "k": 1}),
             Operand(0, {"k": width}, 0, self.lanes, 1, padded=True),
             (totals,),
             (totals,),
         )
+        right = b.at(self.pointers[self.group.operands[1]], b.imul(panel, self.extents(self.w.outer[0])))
+        right = b.at(right, b.imul(first, self.lanes * width))
+        sums = b.at(self.totals, b.imul(number, self.rows * width))
+        add = Generator(
+            b,
+            self.extents,
+            spec,
+            self.schedule.product,
+            b.at(self.a, column),
+            right,
+            [sums],
+            [sums],
+            lambda value, load: [b.op("add", load(0), value)],
+        )
+        add.panel({"chunk": 0, "panel": 0}, self.nb, None)
 
-        def panel(p: Any) -> None:
-            right = b.at(weights, b.imul(p, self.extents(self.w.outer[0])))
-            sums = b.at(self.totals, b.imul(b.isub(p, low), self.rows * width))
-            add = Generator(
-                b, self.extents, spec, self.schedule.product, self.a, right, [sums], [sums],
-                lambda value, load: [b.op("add", load(0), value)],
-            )  # fmt: skip
-            add.panel({"chunk": 0, "panel": 0}, self.nb, None)
+    # -- the rows -----------------------------------------------------------------------------------------
+    def gather(self, first: Any, lines: int, column: Any, image: Any, y: Any) -> None:
+        """Copies ``lines`` vectors of channels from ``first`` on for every position to the rows in scratch.
 
-        b.loop(low, high, panel)
-
-    def gather(self, line: Any, to: Any, image: Any, y: Any) -> None:
-        """Copies one vector of channels under one tap for every position to column ``to`` of the rows in scratch."""
+        Whole rows of scratch are written one after the other; the planes of the channel blocks are read side by side.
+        """
         b, x = self.b, self.x
         taps = prod(self.kernel)
-        channel = b.idiv(line, taps)
-        tap = b.isub(line, b.imul(channel, taps))
-        ky = b.idiv(tap, self.kernel[1])
-        kx = b.isub(tap, b.imul(ky, self.kernel[1]))
         steps = [self.stride[i] * x.outer[2 + i] for i in (0, 1)]
         base: Extent = x.origin
         for i in (0, 1):
             base = base - self.padding[i][0] * x.outer[2 + i]
         offset = b.iadd(self.extents(base), b.imul(image, self.extents(x.outer[0])))
-        offset = b.iadd(offset, b.imul(channel, self.extents(x.outer[1])))
+        offset = b.iadd(offset, b.imul(b.idiv(first, taps), self.extents(x.outer[1])))
         offset = b.iadd(offset, b.imul(y, self.extents(steps[0])))
-        offset = b.iadd(offset, b.imul(ky, self.extents(self.dilation[0] * x.outer[2])))
-        offset = b.iadd(offset, b.imul(kx, self.extents(self.dilation[1] * x.outer[3])))
         source = b.at(self.pointers[self.group.operands[0]], offset)
         height, width = self.schedule.height, self.width
         if steps[0] == width * steps[1]:  # rows of the image follow one another
             height, width = 1, height * width
-        step = _divisor(width, 16)
+
+        def place(line: int) -> Any:
+            channel, tap = divmod(line, taps)
+            ky, kx = divmod(tap, self.kernel[1])
+            reach = channel * x.outer[1] + ky * self.dilation[0] * x.outer[2] + kx * self.dilation[1] * x.outer[3]
+            return self.extents(reach)
 
         def one(i: Any) -> None:
             plane = b.at(source, b.imul(i, self.extents(x.outer[0])))
 
-            def line_of(r: Any) -> None:
+            def line(r: Any) -> None:
                 src = b.at(plane, b.imul(r, self.extents(steps[0])))
-                dst = b.at(self.a, b.iadd(b.imul(b.iadd(b.imul(i, height), r), width * self.pitch), to))
+                row = b.imul(b.iadd(b.imul(i, height), r), width * self.pitch)
+                dst = b.at(self.a, b.iadd(row, column))
 
-                def positions(c: Any) -> None:
+                def position(c: Any) -> None:
                     p, q = b.at(src, b.imul(c, self.extents(steps[1]))), b.at(dst, b.imul(c, self.pitch))
-                    for k in range(step):
-                        value = b.load(p, b.imul(k, self.extents(steps[1])), self.lanes)
-                        b.store(q, value, k * self.pitch)
+                    for k in range(lines):
+                        b.store(q, b.load(p, place(k), self.lanes), k * self.lanes)
 
-                b.loop(0, width, positions, step=step)
+                b.loop(0, width, position)
 
-            b.loop(0, height, line_of)
+            b.loop(0, height, line)
 
         b.loop(0, self.schedule.images, one)
 
@@ -296,4 +328,3 @@ def _divisor(extent: int, most: int) -> int:
 
 
 __all__ = ["lower_gathered", "plan_gathered"]
-_ = (replace, partial)
