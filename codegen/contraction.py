@@ -222,7 +222,7 @@ class Generator:
             self.in_blocks(bases, low, high, nb, masks)
             return
         operands = [o for _, o in self.operands()]
-        single = self.schedule.chunk == 1
+        single = self.schedule.chunk == 1 and self.row_range is None
 
         def whole(at: _Place) -> None:
             self.tile(at.pointers, at.size[0], at.size[1], nb, masks)
@@ -350,7 +350,10 @@ class Generator:
         vectors = sizes[0] * sizes[1] * nb
         across = upper(tile_count(self.m_splits[1]))
         room = MOST_TOTALS // (across * vectors * self.lanes * self.sum_type.itemsize)
-        together = max(1, min(self.schedule.chunk, upper(tile_count(self.m_splits[0])), room))
+        most = upper(tile_count(self.m_splits[0]))  # tiles of an iteration
+        if self.row_range is None:
+            most = min(most, self.schedule.chunk)
+        together = max(1, min(most, room))
 
         def group(first: Any) -> None:
             last = b.imin(b.iadd(first, together), high)
@@ -389,7 +392,7 @@ class Generator:
             results = [(p, o) for p, (_, o) in zip(bases, self.operands(), strict=True)][2:]
             self.each_tile(results, first, last, end, together == 1)
 
-        if together >= min(self.schedule.chunk, upper(tile_count(self.m_splits[0]))):
+        if together >= most:
             group(low)
         else:
             b.loop(low, high, group, step=together)

@@ -10,8 +10,8 @@ from ..ir.graph import Node
 from ..ir.kernels import LayoutChoice
 from ..ir.layout import DENSE, Layout
 from ..ir.target import Target
+from . import gather, winograd
 from . import schedule as scheduling
-from . import winograd
 from .contraction import compute
 from .lower.contraction_gradients import MOST_PHASES, axis_phases, transpose_halo
 from .lower.winograd import tile_halo
@@ -97,12 +97,36 @@ def _conv(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
         given = Layout(halo=halo) if dense_x else Layout(blocks=((1, lanes),), halo=halo)
         packed = Layout(blocks=((0, lanes * nb),) if dense_x else ((1, lanes), (0, lanes * nb)))
         why = "few channels, so x stays dense" if dense_x else f"channels in blocks of {lanes}"
+        seconds = cost * repeat * groups
+        if not dense_x and groups == 1 and y.type.rank == 4 and all(isinstance(e, int) for e in y.shape[1:]):
+            seconds = _blocked_seconds(node, target, nb, not halo)
         choices.append(
-            LayoutChoice((given, packed), (out,), cost * repeat * groups, f"{why}; weights in panels of {nb} vectors")
+            LayoutChoice((given, packed), (out,), seconds, f"{why}; weights in panels of {nb} vectors")
         )
     choices += _winograd(node, target, WINOGRAD_TILES[precision])
     choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, per_group))
     return choices
+
+
+def _blocked_seconds(node: Node, target: Target, nb: int, plain: bool) -> float:
+    """Estimate of a convolution on blocked channels, in place or on gathered rows; ``plain``: x has no halo."""
+    (_, w), y = node.inputs, node.output
+    shape, extent = [upper(e) for e in w.shape], [upper(e) for e in y.shape]
+    stride = node.attrs["stride"]
+    images = y.shape[0] if isinstance(y.shape[0], int) else None
+    c = gather.Convolution(
+        y.dtype,
+        images,
+        (extent[2], extent[3]),
+        shape[1],
+        shape[2] * shape[3],
+        shape[0],
+        nb,
+        (stride[0], stride[1]),
+        plain and shape[2] * shape[3] == stride[0] * stride[1] == 1,
+    )
+    found = gather.choose(target, c)
+    return found.seconds if found else gather.ordinary_seconds(target, c)
 
 
 def _winograd(node: Node, target: Target, tiles: Sequence[int]) -> list[LayoutChoice]:

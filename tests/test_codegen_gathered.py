@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from contraction_harness import execute_layouts, random_arrays, run_kernel, runnable_targets, set_layouts
+from ingot.codegen import gather
 from ingot.codegen.layouts import layout_choices
 from ingot.codegen.lower.contraction import group_of, lower_contraction
 from ingot.codegen.lower.contraction_gathered import plan_gathered
@@ -17,6 +20,16 @@ from ingot.ir.kernels import LayoutChoice
 from ingot.ir.layout import Layout
 from ingot.ir.target import Target
 from ingot.ir.types import TensorType
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever the estimates say."""
+    gather.choose.cache_clear()
+    monkeypatch.setattr(gather, "ordinary_seconds", lambda *_: 1.0)
+    yield
+    gather.choose.cache_clear()
+
 
 each_target = pytest.mark.parametrize("target", runnable_targets(), ids=lambda t: t.name)
 
