@@ -225,6 +225,29 @@ def test_portable_emulation_gives_the_same_bits_and_so_does_every_split() -> Non
         np.testing.assert_array_equal(results[0], other)
 
 
+def test_errors_of_parts_and_products() -> None:
+    """Which products pay: the error of each set, without that of the sums (``pytest -s`` prints the table)."""
+    rng = np.random.default_rng(9)
+    a, b = rng.standard_normal((64, 2048)), rng.standard_normal((2048, 64))
+    found = {}
+    for name, split, pairs_used in (
+        ("1 part, 1 product", 1, products(1)),
+        ("2 parts of the left, 1 of the right, 2 products", 2, ((0, 0), (1, 0))),
+        ("2 parts, 3 products", 2, products(2)),
+        ("2 parts, 4 products", 2, (*products(2), (1, 1))),
+        ("3 parts, 5 products", 3, tuple(p for p in products(3) if p != (1, 1))),
+        ("3 parts, 6 products", 3, products(3)),
+        ("3 parts, 9 products", 3, tuple((i, j) for i in range(3) for j in range(3))),
+    ):
+        x, y = ([p.astype(np.float64) for p in parts_of(v, split)] for v in (a, b))
+        exact = a.astype(np.float32).astype(np.float64) @ b.astype(np.float32).astype(np.float64)
+        found[name] = relative(sum(x[i] @ y[j] for i, j in pairs_used), exact)
+        print(f"{name:50s} {found[name]:.1e}")
+    assert found["2 parts, 3 products"] < 1e-5 < 1e-3 < found["2 parts of the left, 1 of the right, 2 products"]
+    assert found["3 parts, 6 products"] < 1e-7 < 1e-6 < found["3 parts, 5 products"]
+    assert found["2 parts, 4 products"] > found["2 parts, 3 products"] / 2, "a fourth product is not worth its time"
+
+
 # -- what does not fit -----------------------------------------------------------------------------------
 def test_refusals() -> None:
     node = on_tiles(conv((1, 32, 8, 8), (32, 32, 3, 3)), 2)

@@ -1,4 +1,4 @@
-"""Epilogues of tile kernels: bias, activation and residual on the sums, in every layout, halo of the result included."""
+"""Epilogues of tile kernels: bias, activation and residual on the sums, in every layout, halos included."""
 
 from __future__ import annotations
 
