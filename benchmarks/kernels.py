@@ -131,6 +131,17 @@ def gradient(op: str, n: int, c: int, o: int, size: int, k: int, stride: int = 1
     return GraphBuilder(g).emit(op, [g.add_input(x, "x"), dy], kernel=(k, k), **attrs)
 
 
+def upconv(n: int, c: int, o: int, size: int, k: int, stride: int = 2, pad: int = 0, extra: int = 0) -> Node:
+    """A transposed convolution as decoders use it: c channels at size x size to o channels at about twice that."""
+    g = Graph("conv_transpose")
+    x = g.add_input(TensorType(dtypes.float32, (n, c, size, size)), "x")
+    w = g.add_input(TensorType(dtypes.float32, (c, o, k, k)), "w")
+    return GraphBuilder(g).emit(
+        "conv_transpose", [x, w], stride=(stride,) * 2, padding=((pad, pad),) * 2, dilation=(1, 1), groups=1,
+        output_padding=(extra, extra),
+    )  # fmt: skip
+
+
 CASES: dict[str, Callable[[], Node]] = {
     "conv 3x3 64 @56": lambda: conv(1, 64, 64, 56, 3),
     "conv 3x3 128 @28": lambda: conv(1, 128, 128, 28, 3),
@@ -152,6 +163,13 @@ CASES: dict[str, Callable[[], Node]] = {
     "linear 16x4096x4096": lambda: matmul(16, 4096, 4096, True),
     "input grad 3x3 64 @56": lambda: gradient("conv_transpose", 1, 64, 64, 56, 3),
     "input grad 3x3/2 128 @28": lambda: gradient("conv_transpose", 1, 128, 128, 28, 3, 2),
+    "upconv 2x2/2 64>32 @128": lambda: upconv(1, 64, 32, 128, 2),
+    "upconv 2x2/2 256>128 @32": lambda: upconv(1, 256, 128, 32, 2),
+    "upconv 4x4/2 512>256 @8": lambda: upconv(1, 512, 256, 8, 4, 2, 1),
+    "upconv 4x4/2 128>64 @32": lambda: upconv(1, 128, 64, 32, 4, 2, 1),
+    "upconv 4x4/2 64>3 @32": lambda: upconv(1, 64, 3, 32, 4, 2, 1),
+    "upconv 3x3/2 128>64 @32": lambda: upconv(1, 128, 64, 32, 3, 2, 1, 1),
+    "upconv 7x7/4 32>16 @16": lambda: upconv(1, 32, 16, 16, 7, 4, 3, 3),
     "weight grad 3x3 64 @56 x4": lambda: gradient("conv_weight_grad", 4, 64, 64, 56, 3),
     "weight grad 3x3 16 @32 x32": lambda: gradient("conv_weight_grad", 32, 16, 16, 32, 3),
     "weight grad 1x1 256>64 @14 x4": lambda: gradient("conv_weight_grad", 4, 256, 64, 14, 1),

@@ -248,7 +248,7 @@ class MobileNetV2(nn.Module):
         return self.classifier(torch.flatten(x, 1))
 
 
-# -- U-Net (nearest upsampling) -------------------------------------------------------------------------------
+# -- U-Net ----------------------------------------------------------------------------------------------------
 def _double_conv(inp, oup):
     return nn.Sequential(
         nn.Conv2d(inp, oup, 3, padding=1, bias=False), nn.BatchNorm2d(oup), nn.ReLU(inplace=True),
@@ -262,16 +262,25 @@ def _double_size(x):
 
 
 class UNet(nn.Module):
-    """Four levels, 32 to 512 channels, for 256 x 256 images; ``up`` doubles the size by repetition."""
+    """Four levels, 32 to 512 channels, for 256 x 256 images.
 
-    def __init__(self, in_channels=3, num_classes=2, base=32):
+    ``upsampling``: "repeat" doubles the size by views and copies, "bilinear" with F.interpolate (each behind a 1 x 1
+    convolution), "transposed" with a 2 x 2 transposed convolution.
+    """
+
+    def __init__(self, in_channels=3, num_classes=2, base=32, upsampling="repeat"):
         super().__init__()
         widths = [base * 2**i for i in range(5)]
         self.down = nn.ModuleList(
             [_double_conv(i, o) for i, o in zip([in_channels, *widths[:-1]], widths, strict=True)]
         )
         self.pool = nn.MaxPool2d(2)
-        self.squeeze = nn.ModuleList([nn.Conv2d(widths[i + 1], widths[i], 1) for i in reversed(range(4))])
+        self.upsampling = upsampling
+        if upsampling == "transposed":
+            steps = [nn.ConvTranspose2d(widths[i + 1], widths[i], 2, stride=2) for i in reversed(range(4))]
+        else:
+            steps = [nn.Conv2d(widths[i + 1], widths[i], 1) for i in reversed(range(4))]
+        self.squeeze = nn.ModuleList(steps)
         self.up = nn.ModuleList([_double_conv(2 * widths[i], widths[i]) for i in reversed(range(4))])
         self.head = nn.Conv2d(base, num_classes, 1)
 
@@ -281,8 +290,21 @@ class UNet(nn.Module):
             x = block(x if i == 0 else self.pool(x))
             skips.append(x)
         for squeeze, block, skip in zip(self.squeeze, self.up, reversed(skips[:-1]), strict=True):
-            x = block(torch.cat([skip, _double_size(squeeze(x))], 1))
+            x = squeeze(x)
+            if self.upsampling == "repeat":
+                x = _double_size(x)
+            elif self.upsampling == "bilinear":
+                x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = block(torch.cat([skip, x], 1))
         return self.head(x)
+
+
+def unet_bilinear():
+    return UNet(upsampling="bilinear")
+
+
+def unet_transposed():
+    return UNet(upsampling="transposed")
 
 
 # -- Transformer encoder ---------------------------------------------------------------------------------------
@@ -333,5 +355,7 @@ MODELS = {
     "vgg16": (VGG16, (3, 224, 224), (1, 16)),
     "mobilenet_v2": (MobileNetV2, (3, 224, 224), (1, 16)),
     "unet": (UNet, (3, 256, 256), (1, 16)),
+    "unet_bilinear": (unet_bilinear, (3, 256, 256), (1, 16)),
+    "unet_transposed": (unet_transposed, (3, 256, 256), (1, 16)),
     "encoder": (Encoder, (128, 384), (1, 16)),
 }

@@ -13,7 +13,7 @@ from ..ir.target import Target
 from . import gather, winograd
 from . import schedule as scheduling
 from .contraction import compute
-from .lower.contraction_gradients import MOST_PHASES, axis_phases, transpose_halo
+from .lower.contraction_gradients import MOST_PARTS, axis_phases, runs, transpose_halo
 from .lower.winograd import tile_halo
 from .schedule import Problem, upper
 from .tile_layouts import tile_choices
@@ -171,15 +171,16 @@ def _conv_transpose(node: Node, target: Target, precision: str) -> list[LayoutCh
     shape = [upper(e) for e in w.shape]
     per_group, channels = shape[0] // groups, shape[1]
     parts = axis_phases(node.attrs, y.shape[2:], shape[2:])
-    count = prod(len(p) for p in parts)
+    grouped = [runs(p) for p in parts]
+    count = prod(len(p) for p in grouped)
     taps = prod(shape[2:]) / prod(node.attrs["stride"])
     choices = []
-    if lanes > 1 and 0 < count <= MOST_PHASES and all(len(p) == 1 for p in parts[:-2]):
+    if lanes > 1 and 0 < count <= MOST_PARTS and all(len(p) == 1 for p in grouped[:-2]):
         frame = tuple(transpose_halo(e, p) for e, p in zip(x.shape[2:], parts, strict=True))
         halo = _frame(x.type.rank, frame)
         given, out = Layout(blocks=((1, lanes),), halo=halo), Layout(blocks=((1, lanes),))
         rows = (parts[-2][0].count if len(parts) > 1 else 1, parts[-1][0].count)
-        repeat = upper(y.shape[0]) * upper(product(y.shape[2:-2])) * count
+        repeat = upper(y.shape[0]) * upper(product(y.shape[2:-2])) * prod(len(p) for p in parts[-2:])
         order = (1, 0, *range(2, len(shape)))
         if channels == 1 and shape[0] == groups and groups > 1:
             p = Problem(y.dtype, rows, shape[0], max(1, round(taps)), 1, repeat, 1, vector_a=True)
@@ -192,7 +193,7 @@ def _conv_transpose(node: Node, target: Target, precision: str) -> list[LayoutCh
             p = Problem(y.dtype, rows, channels, k, lanes, repeat * groups, fixed, parts=count)
             cost, nb = _seconds(target, p)
             packed = Layout(order=order, blocks=((0, lanes), (1, lanes * nb)))
-            why = f"{count} phase(s), weights in panels of {nb} vectors"
+            why = f"{prod(len(p) for p in parts)} phase(s), weights in panels of {nb} vectors"
             choices.append(LayoutChoice((given, packed), (out,), cost * repeat * groups, why))
     choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * per_group * prod(shape[2:]), channels))
     return choices

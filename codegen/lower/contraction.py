@@ -21,13 +21,14 @@ from ..winograd import winograd_tile
 from . import arithmetic
 from .common import RegionEvaluator
 from .contraction_gathered import lower_gathered, plan_gathered
-from .contraction_halo import clear_halo
+from .contraction_halo import clear_halo, guarded
 from .contraction_operands import OutAxis, merge_rows, result_operand
 from .contraction_tiles import check_tiles, lower_tiles
 from .kernel import LoweredKernel
 from .position import Coord, Extents, Position
 from .winograd import lower_winograd
 
+PHASE = "phase"  # outer axes of that name run through the phases of a transposed convolution
 CONTRACTIONS = ("matmul", "conv", "conv_transpose", "conv_weight_grad")
 
 
@@ -94,6 +95,8 @@ class Plan:
     panel: PanelSource | None = None
     left: int = 0  # which operand is broadcast
     gate: tuple[str, int, int] | None = None  # runs only where this outer index is in [low, high)
+    within: tuple[tuple[str, int], ...] = ()  # and where these are below their limits
+    mean_k: float = 0.0  # products per sum where parts differ in k
 
 
 # Builds the routine that fills a panel of B in scratch memory, once the schedule is known.
@@ -203,20 +206,21 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
             most = maximum(most, g.chunks)
         counters = [(name, most if name == "chunk" else count) for name, count in counters]
 
+    counters = phases_by_panels(counters)
+
     def body(it: Any) -> None:
         at = decode(b, extents, it, counters)
         for g, plan in zip(generators, plans, strict=True):
-            runs = None if plan.gate is None else gate(b, at, counters, plan.gate)
-            if runs is None:
-                g.iteration(at)
-            else:
-                b.when(runs, partial(g.iteration, at))
+            limits = [plan.gate] if plan.gate is not None else []
+            limits += [(name, 0, count) for name, count in plan.within]
+            runs = [c for c in (gate(b, at, counters, one) for one in limits) if c is not None]
+            guarded(b, runs, partial(g.iteration, at))
         for v in node.outputs:
             clear_halo(b, extents, v.type, pointers[v], first, at, plans[0].axes)
 
     b.loop(b.begin, b.end, body)
     trip = product(count for _, count in counters)
-    flops = 2.0 * plans[0].k * scheduling.upper(product(core.output.shape), 1 << 40)
+    flops = 2.0 * (plans[0].mean_k or plans[0].k) * scheduling.upper(product(core.output.shape), 1 << 40)
     moved = sum(float(scheduling.upper(v.type.nbytes, 1 << 40)) for v in values)
     return LoweredKernel(
         node,
@@ -261,6 +265,16 @@ def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
         parts,
         strided=plan.panel is None and spec.b.lane not in (0, 1),
     )
+
+
+def phases_by_panels(counters: Sequence[tuple[str, Extent]]) -> list[tuple[str, Extent]]:
+    """Phases of a transposed convolution change the weights only, like panels: they run beside them, so that the rows
+    of the input are read once."""
+    phases = [c for c in counters if c[0].startswith(PHASE)]
+    rest = [c for c in counters if not c[0].startswith(PHASE)]
+    panel = [name for name, _ in rest].index("panel")
+    cut = panel if panel == len(rest) - 1 else panel + 1
+    return [*rest[:cut], *phases, *rest[cut:]]
 
 
 def gate(

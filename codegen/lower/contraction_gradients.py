@@ -2,7 +2,8 @@
 
 Input gradient (``conv_transpose``): input channels along the lanes. With stride 1 it is a convolution with reversed
 taps. With larger strides every residue class of output pixels ("phase") meets its own subset of taps, which is an
-affine contraction again, so the kernel holds one per phase.
+affine contraction again. Neighbouring phases with as many taps and pixels differ by fixed offsets, so a loop runs
+through them; phases of different kinds are parts of one kernel.
 
 Weight gradient: output channels along the lanes, input channels (or taps) as rows, images and positions summed.
 Positions whose tap falls outside the input are cut off by the loop bounds where the input has no halo.
@@ -11,7 +12,7 @@ Positions whose tap falls outside the input are cut off by the loop bounds where
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import gcd, prod
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from .position import Extents
 if TYPE_CHECKING:
     from .contraction import Group, Plan
 
-MOST_PHASES = 16  # each is a loop nest of its own in one kernel
+MOST_PARTS = 16  # each is a loop nest of its own in one kernel
 
 
 # -- input gradient -----------------------------------------------------------------------------------------
@@ -65,6 +66,25 @@ def phases(extent: Extent, kernel: int, stride: int, low: int, dilation: int) ->
             Phase(first, count, tap, every, taps, (first + low - tap * dilation) // stride, every * dilation // stride)
         )
     return found
+
+
+def runs(found: Sequence[Phase]) -> list[list[Phase]]:
+    """Neighbouring phases that differ by fixed steps of tap and input index: one loop nest with a loop over them."""
+    out: list[list[Phase]] = []
+    for p in found:
+        if out:
+            run, q = out[-1], out[-1][-1]
+            alike = (p.count, p.every, p.taps, p.back) == (q.count, q.every, q.taps, q.back)
+            if alike and (len(run) == 1 or _step(q, p) == _step(run[0], run[1])):
+                run.append(p)
+                continue
+        out.append([p])
+    return out
+
+
+def _step(a: Phase, b: Phase) -> tuple[int, int]:
+    """From one phase to the next: (taps, input elements)."""
+    return b.tap - a.tap, b.shift - a.shift
 
 
 def transpose_halo(extent: Extent, found: Sequence[Phase]) -> tuple[int, int]:
@@ -106,16 +126,29 @@ def plan_conv_transpose(group: Group, target: Target) -> list[Plan]:
                 f"conv_transpose: axis {axis} needs a halo of ({before}, {after}) in the input's layout, "
                 f"it has {x.halo[axis]}"
             )
-    count = prod(len(p) for p in parts)
-    if count > MOST_PHASES or any(len(p) > 1 for p in parts[:-2]):
-        raise UnsupportedError(f"conv_transpose: stride {core.attrs['stride']} gives {count} phases; use dense layouts")
-    return [_phase_plan(group, x, w, list(chosen), lanes, block, depthwise, count) for chosen in product(*parts)]
+    grouped = [runs(found) for found in parts]
+    count = prod(len(found) for found in grouped)
+    if count > MOST_PARTS or any(len(found) > 1 for found in grouped[:-2]):
+        raise UnsupportedError(
+            f"conv_transpose: stride {core.attrs['stride']} gives {count} kinds of phases; use dense layouts"
+        )
+    # The parts share their loops: each runs through as many phases as the longest run has, and skips what it has not.
+    longest = [max((len(run) for run in found), default=1) for found in grouped]
+    mean = prod(sum(p.taps * upper(p.count) for p in found) / max(1, upper(e)) for found, e in zip(
+        parts, out.shape[2:], strict=True)) * (1 if depthwise else shape[0] // groups)  # fmt: skip
+    plans = [
+        _phase_plan(group, x, w, list(chosen), lanes, block, depthwise, count, longest) for chosen in product(*grouped)
+    ]
+    return [replace(plan, mean_k=mean) for plan in plans]
 
 
 def _phase_plan(
-    group: Group, x: Placed, w: Placed, chosen: list[Phase], lanes: int, block: int, depthwise: bool, count: int
-) -> Plan:
-    from .contraction import Plan
+    group: Group, x: Placed, w: Placed, grouped: list[list[Phase]], lanes: int, block: int, depthwise: bool, count: int,
+    longest: list[int],
+) -> Plan:  # fmt: skip
+    from .contraction import PHASE, Plan
+
+    chosen = [run[0] for run in grouped]
 
     core, out = group.core, group.core.output
     shape, groups, rank = ints(w.type.shape), core.attrs["groups"], len(chosen)
@@ -128,8 +161,11 @@ def _phase_plan(
         a_strides[pixel], a_strides[tap] = sx, -p.back * sx
         b_strides[tap] = p.every * sw
         a_base, b_base = a_base + p.shift * sx, b_base + p.tap * sw
+        tap_step, step = _step(grouped[i][0], grouped[i][1]) if len(grouped[i]) > 1 else (0, 0)
+        a_strides[PHASE + pixel], b_strides[PHASE + pixel] = step * sx, tap_step * sw
     taps = tuple(Axis(k, p.taps, tap=True) for k, p in zip(names, chosen, strict=True))
-    outer = [Axis("image", out.shape[0])]
+    looped = [(PHASE + pixel, n) for pixel, n in zip(spatial, longest, strict=True) if n > 1]
+    outer = [Axis("image", out.shape[0]), *(Axis(name, n) for name, n in looped)]
     along: dict[str, Any] = {}
     channel, per_group = OutAxis(vector=True), shape[0] // groups
     nb = block // lanes
@@ -157,7 +193,10 @@ def _phase_plan(
     axes = (
         OutAxis((("image", 1),)),
         channel,
-        *(OutAxis(((name, s),), p.first) for name, s, p in zip(spatial, core.attrs["stride"], chosen, strict=True)),
+        *(
+            OutAxis(((name, s), (PHASE + name, 1)) if n > 1 else ((name, s),), p.first)
+            for name, s, p, n in zip(spatial, core.attrs["stride"], chosen, longest, strict=True)
+        ),
     )
     k = max(1, prod(p.taps for p in chosen)) * (1 if depthwise else per_group)
     static = all(isinstance(s, int) for s in a_strides.values())
@@ -177,7 +216,8 @@ def _phase_plan(
             joinable=count == 1,
         )
 
-    return Plan(make, axes, nb, n, k)
+    own = {PHASE + pixel: len(run) for pixel, run in zip(spatial, grouped, strict=True)}
+    return Plan(make, axes, nb, n, k, within=tuple((name, own[name]) for name, n in looped if own[name] < n))
 
 
 # -- weight gradient ----------------------------------------------------------------------------------------
