@@ -15,7 +15,7 @@ from ingot.ir.dtypes import float32, tolerance
 ort = pytest.importorskip("onnxruntime")
 
 SMALL = ["mlp", "lenet", "resnet20", "mobilenet_v2"]
-LARGE = ["resnet18", "resnet50", "vgg16", "unet", "encoder"]
+LARGE = ["resnet18", "resnet50", "vgg16", "unet", "unet_bilinear", "unet_transposed", "encoder"]
 
 
 @pytest.fixture(scope="module")
