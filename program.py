@@ -273,6 +273,7 @@ class _Builder:
                     record.flops,
                     record.bytes,
                     direct_flops(node),
+                    record.tiles,
                 )
             )
         program.kernels[abi.EXECUTOR] = self.compiler.executor()

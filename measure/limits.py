@@ -15,26 +15,32 @@ from ..codegen.assemble import assemble
 from ..codegen.executor_ir import executor_ir
 from ..codegen.host import host_target
 from ..codegen.llvm_emit import emit
-from ..codegen.loopir import LoopBuilder, LoopFunction, Val
+from ..codegen.loopir import LoopBuilder, LoopFunction, TileShape, Val
 from ..ir import abi
 from ..ir.dtypes import float32
 from ..ir.plan import BufferRef, KernelImage, Program, Step
 from ..ir.target import Target
+from ..runtime.cpu import tile_refusal
 from ..runtime.executable import Executable
 from ..runtime.memory import allocate
 
 _SUMS = 12  # independent accumulators: more than latency times ports of any CPU so far
-_FMA_ROUNDS = 4000
+_FMA_ROUNDS, _TILE_ROUNDS = 4000, 200
 _MEMORY_BYTES = (64 << 20, 256 << 20)  # least and most that stands for "does not fit any cache"
 LEVELS = ("L2", "L3", "memory")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Rates with all threads, per second; ``capacity``: what a level holds (L2: of all threads together), in bytes."""
+    """Rates with all threads, per second.
+
+    ``flops``: float32 multiply-adds on vectors, two operations each. ``tile_flops``: bfloat16 products on matrix tiles,
+    0.0 without such a unit. ``capacity``: what a level holds (L2: of all threads together), in bytes.
+    """
 
     threads: int
     flops: float
+    tile_flops: float
     bandwidth: dict[str, float]
     capacity: dict[str, int]
 
@@ -62,8 +68,13 @@ class Probe:
             blocks = size // block
             sweeps = {"L2": 128 * threads, "L3": 2}.get(name, 1)
             steps.append(_Step(_read(target, name, block // 4, blocks), blocks * sweeps, size, blocks * sweeps * block))
+        self._tiles = target.has("amx-tile") and target.has_tiles and tile_refusal() is None
+        if self._tiles:
+            steps.append(_Step(tile_loop(target), threads * 8, 0, 2.0 * 16 * 16 * 32 * 4 * _TILE_ROUNDS * threads * 8))
         self._work = [s.work for s in steps]
-        self._executable = Executable(_program(target, steps), threads=threads)
+        program = _program(target, steps)
+        program.uses_tiles = self._tiles
+        self._executable = Executable(program, threads=threads)
         self._samples: list[np.ndarray] = []
         self._capacity = {"L2": l2 * threads, "L3": l3}
         self._executable.run([])  # touches the memory
@@ -76,9 +87,10 @@ class Probe:
     def limits(self) -> Limits:
         if not self._samples:
             self.sample(3)
-        flops, *rates = np.median(self._samples, axis=0)
-        bandwidth = {name: float(rate) for name, rate in zip(LEVELS, rates, strict=True)}
-        return Limits(self._executable.threads, float(flops), bandwidth, dict(self._capacity))
+        flops, *rates = (float(x) for x in np.median(self._samples, axis=0))
+        tiles = rates.pop() if self._tiles else 0.0
+        bandwidth = dict(zip(LEVELS, rates, strict=True))
+        return Limits(self._executable.threads, flops, tiles, bandwidth, dict(self._capacity))
 
 
 @dataclass
@@ -101,6 +113,25 @@ def _fma(target: Target) -> LoopFunction:
 
     sums = b.loop(b.begin, b.end, rounds, carry=[b.load(memory, lanes * k, lanes) for k in range(_SUMS)])
     _store(b, memory, sums)
+    return b.finish()
+
+
+def tile_loop(target: Target) -> LoopFunction:
+    """Independent products of matrix tiles: four sums of two by two operands."""
+    b = LoopBuilder("tiles", target)
+    b.tile_config([TileShape()] * 8)
+    memory = b.scratch(float32, 256)
+    for tile in range(8):
+        b.tile_load(tile, memory, 64) if tile >= 4 else b.tile_zero(tile)
+
+    def products(_: Val) -> None:
+        for tile in range(4):
+            b.tile_dot(tile, 4 + tile // 2, 6 + tile % 2)
+
+    b.loop(b.begin, b.end, lambda _: b.loop(0, _TILE_ROUNDS, products))
+    for tile in range(4):
+        b.tile_store(tile, memory, 64)
+    b.tile_release()
     return b.finish()
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from ..ir.plan import Program, Step
 from ..runtime.executable import Executable
-from .limits import LEVELS, Limits, Probe
+from .limits import Limits, Probe
 
 SLICES = 5  # of the program, in turns with samples of the machine's limits
 
@@ -25,7 +25,8 @@ class KernelTime:
         seconds: median; best: 10th percentile.
         flops, bytes: what the kernel really does, or None where extents are symbolic and not at their upper bounds.
         direct: operations that its contractions take in direct form (Winograd needs fewer), else equal to ``flops``.
-        bound: ``"compute"`` or the level of memory (``limits.LEVELS``) that takes longest.
+        bound: what takes longest: ``"compute"``, ``"tiles"`` (the matrix tile unit) or a level of memory
+            (``limits.LEVELS``).
         limit_seconds: the least time that the measured limits allow.
     """
 
@@ -78,7 +79,7 @@ class Profile:
             "runs": self.runs,
             "call_seconds": self.call_seconds,
             "outside_seconds": self.outside_seconds,
-            "limits": {"flops": limits.flops, "bandwidth": limits.bandwidth, "capacity": limits.capacity},
+            "limits": asdict(limits),
             "kernels": [{**vars(k), "share": k.share} for k in self.kernels],
         }
 
@@ -121,18 +122,19 @@ def _kernel(
 ) -> KernelTime:
     layers, _, operators = (step.label or step.kernel).rpartition(": ")
     flops, direct, moved = (step.flops, step.direct or step.flops, step.bytes) if known else (None, None, None)
-    times = _limit_times(program, step, limits) if known else {"": 0.0}
-    memory = sum(t for name, t in times.items() if name in LEVELS)
-    compute = times.get("compute", 0.0)
-    bound = "compute" if compute >= memory else max(LEVELS, key=lambda name: times.get(name, 0.0))
+    unit = "tiles" if step.tiles and limits.tile_flops else "compute"
+    compute = step.flops / (limits.tile_flops if unit == "tiles" else limits.flops)
+    levels = _memory_times(program, step, limits)
+    memory = sum(levels.values())
+    bound = unit if compute >= memory else max(levels, key=lambda name: levels[name])
     return KernelTime(
         index, step.kernel, layers, operators, program.kernels[step.kernel].description, seconds, best, flops, direct,
-        moved, bound if known else "", max(compute, memory),
+        moved, bound if known else "", max(compute, memory) if known else 0.0,
     )  # fmt: skip
 
 
-def _limit_times(program: Program, step: Step, limits: Limits) -> dict[str, float]:
-    """Least time for the arithmetic and for the traffic of each level.
+def _memory_times(program: Program, step: Step, limits: Limits) -> dict[str, float]:
+    """Least time for the traffic of each level.
 
     Weights come from the level that holds the whole program, since every call reads all of them; what kernels
     hand to each other comes from the level that holds what this one touches.
@@ -140,7 +142,7 @@ def _limit_times(program: Program, step: Step, limits: Limits) -> dict[str, floa
     constants = sum(c.nbytes for c in program.constants)
     own = {ref.index for ref in step.buffers if ref.kind == "constant"}
     weights = min(step.bytes, float(sum(program.constants[i].nbytes for i in own)))
-    times = {"compute": step.flops / limits.flops}
+    times: dict[str, float] = {}
     for nbytes, footprint in ((weights, constants + program.arena_bytes), (step.bytes - weights, step.bytes)):
         level = limits.level(footprint)
         times[level] = times.get(level, 0.0) + nbytes / limits.bandwidth[level]

@@ -17,15 +17,15 @@ def print_profile(profile: Profile, console: Console, *, by_time: bool = False, 
     """One row per kernel, slowest first if ``by_time``, at most ``top``; then totals and the machine's limits."""
     kernels = sorted(profile.kernels, key=lambda k: -k.seconds) if by_time else profile.kernels
     shown, total = kernels[:top], max(profile.kernel_seconds, 1e-12)
-    winograd = any(k.direct and k.flops and k.direct > 1.001 * k.flops for k in profile.kernels)
+    both = any(k.direct and k.flops and abs(k.direct / k.flops - 1) > 1e-3 for k in profile.kernels)
     table = Table(title=None, pad_edge=False)
     for name in ("#", "kernel", "us", "%", "MFLOP", "GFLOP/s", "direct", "MB", "GB/s", "bound", "roof"):
-        if name != "direct" or winograd:
+        if name != "direct" or both:
             table.add_column(name, justify="left" if name in ("kernel", "bound") else "right",
                              overflow="fold", no_wrap=name != "kernel")  # fmt: skip
     for k in shown:
         cells = [str(k.index), _name(k), _us(k.seconds), f"{100 * k.seconds / total:.1f}"]
-        cells += _rates(k.flops, k.direct, k.bytes, k.seconds, winograd)
+        cells += _rates(k.flops, k.direct, k.bytes, k.seconds, both)
         table.add_row(*cells, k.bound, f"{100 * k.share:.0f}%" if k.bound else "-")
     if len(shown) < len(kernels):
         rest = kernels[len(shown) :]
@@ -37,7 +37,7 @@ def print_profile(profile: Profile, console: Console, *, by_time: bool = False, 
     limit = sum(k.limit_seconds for k in kernels)
     known = None not in sums
     cells = ["", f"all {len(kernels)} kernels", _us(total), "100"]
-    cells += _rates(*sums, total, winograd)
+    cells += _rates(*sums, total, both)
     table.add_row(*cells, "", f"{100 * limit / total:.0f}%" if known else "-", style="bold")
     table.add_row("", "outside kernels", _us(profile.outside_seconds), *[""] * (len(table.columns) - 3))
     console.print(table)
@@ -84,10 +84,11 @@ def _us(seconds: float) -> str:
 def _footer(profile: Profile, known: bool) -> list[str]:
     limits = profile.limits
     rates = ", ".join(f"{name} {rate / 1e9:.1f} GB/s" for name, rate in limits.bandwidth.items())
+    tiles = f", {limits.tile_flops / 1e9:.0f} GFLOP/s bfloat16 tiles" if limits.tile_flops else ""
     lines = [
         f"{profile.runs} calls with {profile.threads} threads, medians; "
         f"a call from Python: {_us(profile.call_seconds)} us",
-        f"limits measured in between: {limits.flops / 1e9:.0f} GFLOP/s float32 multiply-add, reading {rates}",
+        f"limits measured in between: {limits.flops / 1e9:.0f} GFLOP/s float32 multiply-add{tiles}, reading {rates}",
     ]
     if not known:
         lines.append("work is recorded for the upper bounds of symbolic extents; give those (--extent) to see rates")

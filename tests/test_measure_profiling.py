@@ -18,7 +18,7 @@ from ingot.ir.graph import Graph
 from ingot.ir.types import TensorType
 from ingot.ir.work import direct_flops
 from ingot.measure import profiling
-from ingot.measure.limits import LEVELS, Limits, Probe
+from ingot.measure.limits import LEVELS, Limits, Probe, tile_loop
 from rich.console import Console
 
 MODEL = """
@@ -40,10 +40,22 @@ def limits() -> Limits:
 def test_limits_are_plausible(limits: Limits) -> None:
     assert limits.threads == 2
     assert 1e8 < limits.flops < 1e14
+    assert limits.tile_flops == 0.0 or limits.tile_flops > limits.flops
     assert set(limits.bandwidth) == set(LEVELS)
     assert all(1e7 < rate < 1e13 for rate in limits.bandwidth.values())
     assert limits.level(1) == "L2" and limits.level(1 << 50) == "memory"
     assert limits.level(limits.capacity["L2"] + 1) == "L3"
+
+
+def test_the_tile_loop_is_tile_code() -> None:
+    """Compiled for the unit on any machine; run where there is one."""
+    from ingot.codegen.assemble import assembly_text
+    from ingot.codegen.host import target_named
+    from ingot.codegen.llvm_emit import emit
+
+    target = target_named("x86-64-amx")
+    text = assembly_text(emit(tile_loop(target)), target)
+    assert text.count("tdpbf16ps") == 4 and "tilerelease" in text
 
 
 def node(op: str, *shapes: tuple[object, ...], **attrs: object) -> object:

@@ -18,7 +18,7 @@ from ..contraction import Axis, Contraction, Operand
 from ..loopir import LoopBuilder
 from ..tile_contraction import LANES, Left, TileGenerator
 from ..tile_emulation import emulate
-from ..tile_schedule import COLUMNS, DEPTH, FORMS, PARTS, TileProblem, TileSchedule, Window, choose_tiles
+from ..tile_schedule import COLUMNS, DEPTH, FORMS, PARTS, TileProblem, TileSchedule, Window, choose_tiles, products
 from .contraction_conv import SPATIAL, check_halo, names_of
 from .contraction_halo import clear_halo
 from .contraction_operands import ONE, OutAxis, Placed, ints, merge_rows, result_operand
@@ -161,7 +161,7 @@ def lower_tiles(group: Any, target: Target) -> LoweredKernel:
     if target.has(TILE_EMULATION):
         emulate(fn)
     trip = product(count for _, count in counters)
-    flops = 2.0 * geo.depth * scheduling.upper(product(core.output.shape), 1 << 40)
+    flops = 2.0 * geo.depth * len(products(tiles.parts)) * scheduling.upper(product(core.output.shape), 1 << 40)
     moved = sum(float(scheduling.upper(v.type.nbytes, 1 << 40)) for v in values)
     return LoweredKernel(
         node, fn, values, extents.expressions, trip, _grain(target, tiles, trip, generator.panels),

@@ -20,7 +20,8 @@ class LoweredKernel:
         trip: extent of the outermost (parallel) loop; ``grain``: iterations below which splitting over
             threads does not pay (cost rule: about 10 microseconds of estimated work).
         schedule: one readable line: what was chosen and why.
-        flops, bytes: estimates at the upper bounds of symbolic extents.
+        flops, bytes: what the kernel really does, at the upper bounds of symbolic extents (Winograd: the products
+            that are left; tiles: every one of the products per term).
         inplace: result position -> operand position that may share its memory (same index read before
             written, nothing else reads it).
     """

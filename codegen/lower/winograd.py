@@ -143,8 +143,8 @@ class _Winograd:
 
         b.loop(b.begin, b.end, body)
         trip = blocks * groups
-        flops = 2.0 * self.channels * 9 * upper(product(out.shape), 1 << 40)
-        executed = flops * self.n**2 / (9 * self.filtering.tile**2)
+        direct = 2.0 * self.channels * 9 * upper(product(out.shape), 1 << 40)
+        executed = direct * self.n**2 / (9 * self.filtering.tile**2)
         moved = sum(float(upper(v.type.nbytes, 1 << 40)) for v in self.values)
         return LoweredKernel(
             group.node,
@@ -154,7 +154,7 @@ class _Winograd:
             trip,
             grain(self.target, executed, moved, trip, self.dtype.itemsize),
             f"conv: {self.schedule}" + (", epilogue in a loop" if self.y is not None else ""),
-            flops,
+            executed,
             moved,
             _inplace(group),
         )
