@@ -147,8 +147,8 @@ class _Emitter(Writer):
 
     def op_prefetch(self, s: Instr) -> None:
         self.declare("void @llvm.prefetch.p0(ptr, i32, i32, i32)", "llvm.prefetch.p0")
-        rw = 1 if s.attrs["write"] else 0
-        self.lines.append(f"  call void @llvm.prefetch.p0(ptr {self.ref(s.args[0])}, i32 {rw}, i32 3, i32 1)")
+        rw, near = 1 if s.attrs["write"] else 0, 4 - s.attrs["level"]
+        self.lines.append(f"  call void @llvm.prefetch.p0(ptr {self.ref(s.args[0])}, i32 {rw}, i32 {near}, i32 1)")
 
     def _pointer(self, ptr: Val, offset: int) -> str:
         if offset == 0:

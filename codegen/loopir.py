@@ -258,8 +258,9 @@ class LoopBuilder:
         """Write lane by lane, in lane order, to ``ptr + offsets[lane]``."""
         self._body.append(Instr("scatter", (ptr, offsets, value, *(() if mask is None else (mask,)))))
 
-    def prefetch(self, ptr: Val, offset: Any = 0, write: bool = False) -> None:
-        self._body.append(Instr("prefetch", (self.at(ptr, offset),), None, {"write": write}))
+    def prefetch(self, ptr: Val, offset: Any = 0, write: bool = False, level: int = 1) -> None:
+        """Ask for the line of an element, to be in the cache of ``level`` soon; any address will do."""
+        self._body.append(Instr("prefetch", (self.at(ptr, offset),), None, {"write": write, "level": level}))
 
     # -- values -------------------------------------------------------------------------------------
     def const(self, dtype: DType, value: float | int | bool, lanes: int = 1) -> Val:

@@ -102,7 +102,14 @@ def lower(node: Node, target: Target) -> LoweredKernel:
     counters = [(f"batch{i}", batch.extent) for i, batch in enumerate(group.batches)]
     counters.append(("panel", (group.length + (plan.panel - 1)) // plan.panel))
     emitter = _Emitter(b, extents, group, plan, buffers)
-    b.loop(b.begin, b.end, lambda it: emitter.iteration(decode(b, extents, it, counters)))
+
+    def body(it: Any) -> None:
+        emitter.iteration(decode(b, extents, it, counters))
+        if ahead:
+            emitter.fetch(decode(b, extents, b.iadd(it, extents(counters[-1][1])), counters))
+
+    ahead = emitter.fetches(target, counters[-1][1])
+    b.loop(b.begin, b.end, body)
     trip = product(count for _, count in counters)
     cells = float(upper(product(group.logits.shape), 1 << 40))
     flops = cells * (2.0 * (group.depth + group.width) + 8 + len(group.chain))
@@ -154,13 +161,7 @@ class _Emitter:
         b, ext, group, plan = self.b, self.extents, self.group, self.plan
         self.at = at
         self.row = b.imul(at["panel"], self.panel)
-        pointers = []
-        for i, m in enumerate((group.queries, group.keys, group.values, group.result)):
-            offset = ext(m.base)
-            for k, batch in enumerate(group.batches):
-                offset = b.iadd(offset, b.imul(at[f"batch{k}"], ext(batch.strides[i])))
-            pointers.append(b.at(self._pointer(m), offset))
-        queries, self.keys, self.values, result = pointers
+        queries, self.keys, self.values, result = self._start(at)
         self._transpose_queries(queries)
         if plan.single:
             self._block(0, group.count, True)
@@ -178,6 +179,45 @@ class _Emitter:
                 self._block(b.imul(blocks, plan.block), rest, False)
             self._normalise()
         self._store_result(result)
+
+    def _start(self, at: dict[str, Any]) -> list[Val]:
+        """Pointers to the first elements of queries, keys, values and result."""
+        b, ext, group = self.b, self.extents, self.group
+        pointers = []
+        for i, m in enumerate((group.queries, group.keys, group.values, group.result)):
+            offset = ext(m.base)
+            for k, batch in enumerate(group.batches):
+                offset = b.iadd(offset, b.imul(at[f"batch{k}"], ext(batch.strides[i])))
+            pointers.append(b.at(self._pointer(m), offset))
+        return pointers
+
+    def fetches(self, target: Target, panels: Extent) -> bool:
+        """Whether each iteration asks for its share of what the next head reads: heads that wait in L2 while this one
+        is computed, at addresses too far apart for the hardware to guess."""
+        group, size = self.group, self.group.dtype.itemsize
+        heads = upper(group.count) * (group.depth + group.width) * size
+        rows = all(m.column == 1 for m in (group.queries, group.keys, group.values))
+        return rows and bool(group.batches) and heads <= target.l2_bytes // 4 and isinstance(panels, int)
+
+    def fetch(self, at: dict[str, Any]) -> None:
+        """Prefetch the share of one panel of queries, keys and values at ``at``."""
+        b, group = self.b, self.group
+        panels = -(-upper(group.length) // self.panel)
+        parts = zip(
+            (group.queries, group.keys, group.values), self._start(at)[:3],
+            (group.length, group.count, group.count), (group.depth, group.depth, group.width), strict=True,
+        )  # fmt: skip
+        for m, pointer, rows, columns in parts:
+            share = -(-upper(rows) // panels)
+            first = b.imul(at["panel"], share)
+            line = 64 // m.root.dtype.itemsize
+
+            def row(i: Any, m=m, pointer=pointer, first=first, columns=columns, line=line) -> None:
+                start = b.at(pointer, b.imul(b.iadd(first, i), self.extents(m.row)))
+                for c in range(0, columns, line):
+                    b.prefetch(start, c, level=2)
+
+            b.loop(0, share, row)
 
     def _pointer(self, m: Matrix) -> Val:
         access = self.buffers.accesses.get(m.root)
