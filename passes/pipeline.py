@@ -14,6 +14,7 @@ from .fuse_contraction import FuseContraction
 from .fuse_elementwise import FuseElementwise, FuseReduction
 from .manager import Pass
 from .materialise_outputs import MaterialiseOutputs
+from .merge_projections import MergeProjections
 from .schedule_updates import ScheduleUpdates
 from .simplify import Simplify
 from .split_reduction import SplitReduction
@@ -27,6 +28,7 @@ def standard() -> list[Pass]:
         FoldConstants(),
         CommonSubexpressions(),
         FoldBatchNorm(),
+        MergeProjections(),
         FuseAttention(),  # while softmax is one node
         # Composite operators have served their purpose (matching, gradients): simple ones fuse better.
         Decompose(),
