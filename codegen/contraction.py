@@ -72,7 +72,8 @@ class Contraction:
     ``outs`` and ``extras`` (operands of the epilogue) follow the order of the buffers handed to the generator. ``m``
     has an outer and an inner axis (extent 1 where there is only one). ``unroll_all``: the reduction is spelled out.
     ``joinable``: outer axes may become rows (not if B is prepared per outer index). ``padding_rows``: how many rows
-    behind the last one exist in the results' memory and have to be cleared.
+    behind the last one exist in the results' memory and have to be cleared. ``ahead``: how many elements ahead B is
+    prefetched, 0 for not at all.
     """
 
     dtype: DType
@@ -87,6 +88,7 @@ class Contraction:
     unroll_all: bool = False
     joinable: bool = True
     padding_rows: int = 0
+    ahead: int = 0
 
     @property
     def vector_a(self) -> bool:

@@ -141,6 +141,9 @@ class Tile:
     def step(self, pa: Val, pb: Val, ua: Any, ub: Any, sums: list[Val]) -> list[Val]:
         g, b, spec = self.g, self.b, self.g.spec
         vectors = [g.load_vector(pb, spec.b, ub, j, self.masks[j]) for j in range(self.nb)]
+        if spec.ahead:
+            for j in range(self.nb):
+                b.prefetch(pb, b.iadd(b.iadd(ub, b.imul(j, g.extent(spec.b.vector))), spec.ahead))
         out = list(sums)
         for i, row in enumerate(self.row_offsets):
             offset = b.iadd(row, ua)

@@ -119,7 +119,7 @@ class Problem:
     strided: bool = False
 
 
-def _registers(target: Target) -> int:
+def registers_for(target: Target) -> int:
     # Without FMA a product needs a register of its own.
     spare = 0 if not target.is_x86 or target.has("fma") else 1
     return target.vector_registers - spare
@@ -151,7 +151,7 @@ def choose(target: Target, p: Problem) -> ContractionSchedule:
     """The cheapest schedule for ``p`` by the rule above."""
     lanes = target.lanes(p.dtype)
     vectors = max(1, -(-upper(p.n) // lanes))
-    registers = _registers(target)
+    registers = registers_for(target)
     if p.inner > 16:
         registers -= 2  # in a long loop LLVM keeps more values live, and a tile that fills the file spills
     best: tuple[float, tuple[int, int], int] | None = None

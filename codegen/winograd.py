@@ -78,10 +78,10 @@ def transform_weight(weight: np.ndarray, tile: int) -> np.ndarray:
     return flat.astype(weight.dtype).reshape(*weight.shape[:2], points, points)
 
 
-# Cycles to transform one vector of channels of one tile: arithmetic, loads and stores at two per cycle, some overhead.
-_INPUT_CYCLES = {2: 44.0, 4: 130.0}
-_OUTPUT_CYCLES = {2: 48.0, 4: 120.0}
-_STREAM_BYTES = 10.0  # per cycle, of weights that do not stay in L2
+# Cycles to transform one vector of channels of one tile, with the transformed block in L1, L2 and beyond (measured).
+_INPUT_CYCLES = {2: (75.0, 180.0, 400.0), 4: (300.0, 550.0, 900.0)}
+_OUTPUT_CYCLES = {2: (65.0, 65.0, 200.0), 4: (300.0, 300.0, 500.0)}
+_L2_BYTES, _L3_BYTES, _FAR_BYTES = 20.0, 11.0, 5.0  # per cycle: from L2, from L3, from what others share with us
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,8 @@ class WinogradSchedule:
 
     Attributes:
         tile: m; block: tiles of one parallel iteration; groups: parallel parts of the output channels.
+        whole: the sums of all output channels are kept until the last point, so weights are read once per block;
+            else one panel after the other goes through all points and back.
         product: schedule of one point's product, [block, C] x [C, panel].
         seconds: estimate for the whole convolution on one thread.
     """
@@ -97,15 +99,17 @@ class WinogradSchedule:
     tile: int
     block: int
     groups: int
+    whole: bool
     product: ContractionSchedule
     seconds: float
 
     def __str__(self) -> str:
         p = self.product
+        order = "points outermost" if self.whole else "panel by panel"
         return (
             f"Winograd F({self.tile}x{self.tile}, 3x3), {self.block} tiles per iteration, output channels in "
-            f"{self.groups} part(s), products by tile {p.tile[0]} x {p.nb} vectors of {p.lanes}, unroll {p.unroll}; "
-            f"est. {self.seconds * 1e3:.3f} ms on one thread"
+            f"{self.groups} part(s), {order}, products by tile {p.tile[0]} x {p.nb} vectors of {p.lanes}, "
+            f"unroll {p.unroll}; est. {self.seconds * 1e3:.3f} ms on one thread"
         )
 
 
@@ -114,31 +118,59 @@ def choose(
     target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int | None = None
 ) -> WinogradSchedule:
     """The cheapest schedule for ``tiles`` tiles in all, by estimate; ``nb`` is fixed when packed weights dictate it."""
-    lanes, points = target.lanes(dtype), (tile + 2) ** 2
-    size = dtype.itemsize
-    in_vectors, out_vectors = -(-channels // lanes), -(-outputs // lanes)
-    most = max(4, int(0.55 * target.l2_bytes) // (points * in_vectors * lanes * size))
     best: WinogradSchedule | None = None
-    for block in range(1, min(most, tiles, 64) + 1):
-        if block not in (most, tiles, 64) and -(-tiles // block) == -(-tiles // (block + 1)) and block > 32:
-            continue
-        p = Problem(dtype, (block, 1), outputs, channels, min(lanes, channels), 1, nb)
-        s = scheduling.choose(target, p)
-        s = replace(s, chunk=block)
-        blocks, panels = -(-tiles // block), -(-out_vectors // s.nb)
-        products = points * scheduling.estimate(target, p, s)
-        weights = points * channels * panels * s.nb * lanes * size
-        if weights > target.l2_bytes // 2:
-            products = max(products, weights / _STREAM_BYTES / (target.clock_ghz * 1e9))
-        before = block * in_vectors * _INPUT_CYCLES[tile] / (target.clock_ghz * 1e9)
-        after = block * out_vectors * _OUTPUT_CYCLES[tile] / (target.clock_ghz * 1e9)
-        for groups in {1, 2, 4, 8, panels}:
-            if groups > panels:
-                continue
-            parts = blocks * groups
-            waste = (-(-parts // 2) * 2 + -(-parts // 4) * 4) / (2 * parts)  # what two or four threads wait at the end
-            seconds = blocks * (before * groups + products + after) * waste
-            if best is None or seconds < best.seconds * 0.999:
-                best = WinogradSchedule(tile, block, groups, s, seconds)
+    for width in (nb,) if nb else range(1, min(4, -(-outputs // target.lanes(dtype))) + 1):
+        rows = (scheduling.registers_for(target) - 1 - width) // width
+        for whole in (False, True):
+            # A block is one register tile of rows, and weights stream. With many weights it pays to read them for
+            # more rows and to keep all sums.
+            blocks = range(1, min(rows, tiles) + 1) if not whole else [min(tiles, k * rows) for k in range(2, 9)]
+            for block in blocks:
+                found = _estimate(target, dtype, tile, channels, outputs, tiles, width, block, whole)
+                if best is None or found.seconds < best.seconds * 0.999:
+                    best = found
     assert best is not None
     return best
+
+
+def _estimate(
+    target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int, block: int, whole: bool
+) -> WinogradSchedule:
+    """The schedule with these blocks and its best number of parts."""
+    lanes, points = target.lanes(dtype), (tile + 2) ** 2
+    size, hertz = dtype.itemsize, target.clock_ghz * 1e9
+    in_vectors, out_vectors = -(-channels // lanes), -(-outputs // lanes)
+    p = Problem(dtype, (block, 1), outputs, channels, min(lanes, channels), 1, nb)
+    rows = (scheduling.registers_for(target) - 1 - nb) // nb
+    s = replace(scheduling.choose(target, p), tile=(-(-block // -(-block // rows)), 1), chunk=block)
+    blocks, panels = -(-tiles // block), -(-out_vectors // nb)
+    weights = points * channels * panels * nb * lanes * size
+    inputs = points * in_vectors * block * lanes * size
+    found: WinogradSchedule | None = None
+    for groups in sorted({1, 2, 4, 8, panels}):
+        if groups > panels:
+            continue
+        kept = -(-panels // groups) if whole else 1
+        sums = points * kept * nb * block * lanes * size
+        # Bytes that come from beyond L2, per block.
+        used = weights / groups + inputs + sums
+        rate = _L3_BYTES if weights < target.l3_bytes // 4 else _FAR_BYTES
+        stream = weights / rate if used > 0.75 * target.l2_bytes else 0.0
+        if whole:
+            stream += 2 * (inputs + sums) * groups / _L3_BYTES if inputs + sums > 0.5 * target.l2_bytes else 0.0
+        elif inputs > 0.5 * target.l2_bytes:
+            stream += panels * inputs / _L3_BYTES
+        # The tiles of a block read a point's weights again from L2.
+        again = points * panels * (-(-block // s.tile[0])) * channels * nb * lanes * size / _L2_BYTES
+        products = max(points * scheduling.estimate(target, p, s), again / hertz)
+        products = max(products, stream / hertz) + 0.15 * min(products, stream / hertz)
+        level = (inputs + sums > target.l1_bytes) + (inputs + sums > 0.75 * target.l2_bytes)
+        before = block * in_vectors * _INPUT_CYCLES[tile][level] / hertz
+        after = block * out_vectors * _OUTPUT_CYCLES[tile][level] / hertz
+        parts = blocks * groups
+        waste = (0.75 * -(-parts // 2) * 2 + 0.25 * -(-parts // 4) * 4) / parts  # what two or four threads wait
+        seconds = blocks * (before * groups + products + after) * waste
+        if found is None or seconds < found.seconds * 0.999:
+            found = WinogradSchedule(tile, block, groups, whole, s, seconds)
+    assert found is not None
+    return found

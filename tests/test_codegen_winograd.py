@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import ingot
@@ -10,13 +11,16 @@ import pytest
 from contraction_harness import execute_layouts, runnable_targets
 from ingot import nn
 from ingot.codegen import layouts, packing, winograd
+from ingot.codegen import schedule as scheduling
 from ingot.codegen.layouts import layout_choices
 from ingot.codegen.lower import winograd as lowering
 from ingot.codegen.lower.contraction import lower_contraction
+from ingot.codegen.schedule import Problem
 from ingot.driver import trace_inference
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
 from ingot.ir.builder import GraphBuilder
 from ingot.ir.dims import Dim
+from ingot.ir.dtypes import DType
 from ingot.ir.errors import UnsupportedError
 from ingot.ir.graph import Graph, Node
 from ingot.ir.interpreter import interpret
@@ -89,6 +93,32 @@ def test_kernels(n: int, c: int, o: int, size: tuple[int, int], padding: object,
 def test_dynamic_batch(count: int, target: Target) -> None:
     node = conv(Dim("N", 1, 8).expr, 16, 32, (9, 7))
     execute_layouts(node, target, np.random.default_rng(count), {"N": count}, choices=choices(node, target, 2))
+
+
+@each_target
+@pytest.mark.parametrize(("block", "groups", "whole"), [(3, 1, True), (20, 2, True), (7, 3, True), (2, 3, False)])
+def test_every_order_of_the_loops(
+    block: int, groups: int, whole: bool, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the rule would take for large layers only."""
+
+    def choose(target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int = 1) -> object:
+        p = Problem(dtype, (block, 1), outputs, channels, min(target.lanes(dtype), channels), 1, nb)
+        product = replace(scheduling.choose(target, p), chunk=block)
+        return winograd.WinogradSchedule(tile, block, groups, whole, product, 1.0)
+
+    monkeypatch.setattr(winograd, "choose", choose)
+    monkeypatch.setattr(lowering, "choose", choose)
+    node = conv(2, 20, 50, (7, 6))
+    execute_layouts(node, target, np.random.default_rng(block), choices=choices(node, target, 2))
+
+
+def test_many_weights_are_read_for_many_tiles() -> None:
+    target = TARGETS[-1]
+    few = winograd.choose(target, dtypes.float32, 2, 64, 64, 784)
+    many = winograd.choose(target, dtypes.float32, 2, 512, 512, 196)
+    assert not few.whole
+    assert many.whole and many.block > few.block
 
 
 @each_target

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ...ir import dtypes
 from ...ir.dims import Extent, product
 from ...ir.errors import UnsupportedError
 from ...ir.target import Target
@@ -28,6 +29,7 @@ from .position import Extents
 if TYPE_CHECKING:
     from .contraction import Group
 
+AHEAD = 512  # elements: weights stream from beyond L2
 _AXES = (OutAxis((("image", 1),)), OutAxis(vector=True), OutAxis((("y", 1),)), OutAxis((("x", 1),)))
 
 
@@ -95,8 +97,12 @@ class _Winograd:
         self.pointers = {v: b.buffer(v.name, v.dtype) for v in self.values}
         self.extents = Extents(b)
         points = self.n * self.n
-        self.v = b.scratch(self.dtype, points * self.in_vectors * self.block * self.lanes)
-        self.m = b.scratch(self.dtype, points * self.nb * self.block * self.lanes)
+        # An odd number of vectors between points: the vectors of one tile go to different cache sets.
+        self.v_point = (self.in_vectors * self.block | 1) * self.lanes
+        kept = -(-self.panels // self.schedule.groups) if self.schedule.whole else 1
+        self.m_point = (kept * self.nb * self.block | 1) * self.lanes
+        self.v, self.m = b.scratch(self.dtype, points * self.v_point), b.scratch(self.dtype, points * self.m_point)
+        self.offsets = b.scratch(dtypes.int64, self.block)
         self.result = self._result_side(_epilogue(b, self.extents, group, _AXES))
         lines = _epilogue_lines(group, _AXES, target, self.lanes) * tile * tile
         self.y = b.scratch(self.dtype, tile * tile * self.lanes) if lines > contraction.EPILOGUE_LINES else None
@@ -137,9 +143,26 @@ class _Winograd:
         def body(it: Any) -> None:
             part = 0 if groups == 1 else b.idiv(it, count)
             first = b.imul(b.isub(it, b.imul(part, count)), self.block)
-            self.each_tile(first, self.transform_input)
+            self.transform_inputs(first)
             low, high = (b.idiv(b.imul(b.iadd(part, k), self.panels), groups) for k in (0, 1))
-            b.loop(low, high, partial(self.panel, first))
+            points = self.n * self.n
+
+            def sums(panel: Any) -> Any:  # where in M the panel's sums are
+                return b.imul(b.isub(panel, low), self.nb * self.block * self.lanes)
+
+            def back(panel: Any) -> None:
+                self.each_tile(first, partial(self.transform_output, panel, b.at(self.m, sums(panel))))
+
+            if self.schedule.whole:
+                b.loop(0, points, lambda p: b.loop(low, high, lambda panel: self.product(p, panel, sums(panel))))
+                b.loop(low, high, back)
+                return
+
+            def panel_by_panel(panel: Any) -> None:
+                b.loop(0, points, lambda p: self.product(p, panel, 0))
+                self.each_tile(first, partial(self.transform_output, panel, self.m))
+
+            b.loop(low, high, panel_by_panel)
 
         b.loop(b.begin, b.end, body)
         trip = blocks * groups
@@ -161,40 +184,49 @@ class _Winograd:
 
     def each_tile(self, first: Any, body: Callable[[Any, _Place], None]) -> None:
         """``body(t, place)`` for the tiles of a block that exist."""
-        b, per_image = self.b, self.rows * self.columns
+        b = self.b
 
         def one(t: Any) -> None:
             number = b.iadd(first, t)
-
-            def inside() -> None:
-                image = b.idiv(number, per_image)
-                rest = b.isub(number, b.imul(image, per_image))
-                row = b.idiv(rest, self.columns)
-                body(t, _Place(image, row, b.isub(rest, b.imul(row, self.columns))))
-
             whole = isinstance(self.tiles, int) and self.tiles % self.block == 0
-            guarded(b, [] if whole else [b.icmp("lt", number, self.extents(self.tiles))], inside)
+            conditions = [] if whole else [b.icmp("lt", number, self.extents(self.tiles))]
+            guarded(b, conditions, lambda: body(t, self.place(number)))
 
         b.loop(0, self.block, one)
 
+    def place(self, number: Any) -> _Place:
+        b, per_image = self.b, self.rows * self.columns
+        image = b.idiv(number, per_image)
+        rest = b.isub(number, b.imul(image, per_image))
+        row = b.idiv(rest, self.columns)
+        return _Place(image, row, b.isub(rest, b.imul(row, self.columns)))
+
     # -- into the transformed space -------------------------------------------------------------------
-    def transform_input(self, t: Any, place: _Place) -> None:
-        """``BT d B`` of one tile, all channels, to V[point][channel block][tile][lane]."""
+    def transform_inputs(self, first: Any) -> None:
+        """``BT d B`` of a block's tiles, all channels, to V[point][channel block][tile][lane].
+
+        Channels are the outer loop: neighbouring tiles then share cache lines of x. Tiles behind the last one
+        repeat it, so that the loop has no branch.
+        """
         b, x, m, n = self.b, self.x, self.filtering.tile, self.n
         base: Extent = x.origin
         for axis in (2, 3):
             base = base - self.padding[axis - 2][0] * x.outer[axis]
-        offset = b.iadd(self.extents(base), b.imul(place.image, self.extents(x.outer[0])))
-        offset = b.iadd(offset, b.imul(place.row, self.extents(m * x.outer[2])))
-        offset = b.iadd(offset, b.imul(place.column, self.extents(m * x.outer[3])))
-        source = b.at(self.pointers[self.group.operands[0]], offset)
+        last = b.isub(self.extents(self.tiles), 1)
+
+        def locate(t: Any) -> None:
+            place = self.place(b.imin(b.iadd(first, t), last))
+            offset = b.iadd(self.extents(base), b.imul(place.image, self.extents(x.outer[0])))
+            offset = b.iadd(offset, b.imul(place.row, self.extents(m * x.outer[2])))
+            offset = b.iadd(offset, b.imul(place.column, self.extents(m * x.outer[3])))
+            b.store(self.offsets, b.ival(offset), t)
+
+        b.loop(0, self.block, locate)
         row, column = (self.extents(x.outer[axis]) for axis in (2, 3))
-        point = self.in_vectors * self.block * self.lanes
         matrix = self.filtering.input
 
-        def channels(c: Any) -> None:
-            src = b.at(source, b.imul(c, self.extents(x.outer[1])))
-            dst = b.at(self.v, b.imul(b.iadd(b.imul(c, self.block), t), self.lanes))
+        def tile(source: Val, target: Val, t: Any) -> None:
+            src, dst = b.at(source, b.load(self.offsets, t)), b.at(target, b.imul(t, self.lanes))
 
             def load(i: int, j: int) -> Val:
                 return b.load(src, b.iadd(b.imul(i, row), b.imul(j, column)), self.lanes)
@@ -210,13 +242,19 @@ class _Winograd:
                     columns.append(_rows(b, part, given))
                 for at, i in enumerate(rows):
                     for j, value in enumerate(_rows(b, matrix, [columns[k][at] for k in range(n)])):
-                        b.store(dst, value, (i * n + j) * point)
+                        b.store(dst, value, (i * n + j) * self.v_point)
+
+        def channels(c: Any) -> None:
+            source = b.at(self.pointers[self.group.operands[0]], b.imul(c, self.extents(x.outer[1])))
+            target = b.at(self.v, b.imul(c, self.block * self.lanes))
+            b.loop(0, self.block, partial(tile, source, target))
 
         b.loop(0, self.in_vectors, channels)
 
     # -- products and the way back ----------------------------------------------------------------------
-    def panel(self, first: Any, panel: Any) -> None:
-        b, w, n = self.b, self.w, self.n
+    def product(self, point: Any, panel: Any, sums: Any) -> None:
+        """The product of one point and panel, to M at ``sums``."""
+        b, w = self.b, self.w
         width, stride = self.nb * self.lanes, self.block * self.lanes
         weights = b.at(self.pointers[self.group.operands[1]], b.imul(panel, self.extents(w.outer[0])))
         full, rest = divmod(self.channels, self.lanes)
@@ -235,19 +273,16 @@ class _Winograd:
             Operand(0, {"t": self.lanes, "cb": stride, "c": 1}),
             Operand(0, {"cb": self.lanes * width, "c": width}, 0, self.lanes, 1, padded=True),
             (Operand(0, {"t": self.lanes}, 0, stride, 1, padded=True),),
+            ahead=AHEAD,
         )
 
-        def point(p: Any) -> None:
-            a = b.at(self.v, b.imul(p, self.in_vectors * stride))
-            u = b.at(weights, b.imul(p, self.extents(w.outer[3])))
-            out = b.at(self.m, b.imul(p, self.nb * stride))
-            product_ = Generator(b, self.extents, spec, self.schedule.product, a, u, [out])
-            product_.panel({"chunk": 0, "panel": 0}, self.nb, None)
+        a = b.at(self.v, b.imul(point, self.v_point))
+        u = b.at(weights, b.imul(point, self.extents(w.outer[3])))
+        out = b.at(self.m, b.iadd(b.imul(point, self.m_point), sums))
+        multiply = Generator(b, self.extents, spec, self.schedule.product, a, u, [out])
+        multiply.panel({"chunk": 0, "panel": 0}, self.nb, None)
 
-        b.loop(0, n * n, point)
-        self.each_tile(first, lambda t, place: self.transform_output(panel, t, place))
-
-    def transform_output(self, panel: Any, t: Any, place: _Place) -> None:
+    def transform_output(self, panel: Any, sums: Val, t: Any, place: _Place) -> None:
         """``AT M A`` of one tile and panel, through the epilogue to the result."""
         b, g, m, n = self.b, self.result, self.filtering.tile, self.n
         at = {"image": place.image, "panel": panel, "chunk": 0}
@@ -261,11 +296,11 @@ class _Winograd:
         matrix = self.filtering.output
 
         def vector(j: Any) -> None:
-            src = b.at(self.m, b.imul(b.iadd(b.imul(j, self.block), t), self.lanes))
-            point = self.nb * self.block * self.lanes
-            columns = [
-                _columns(b, matrix, [b.load(src, (i * n + k) * point, self.lanes) for i in range(n)]) for k in range(n)
-            ]
+            src = b.at(sums, b.imul(b.iadd(b.imul(j, self.block), t), self.lanes))
+            columns = []
+            for k in range(n):
+                given = [b.load(src, (i * n + k) * self.m_point, self.lanes) for i in range(n)]
+                columns.append(_columns(b, matrix, given))
             mask = g.mask(left, j)
             loaded: dict[tuple[Any, ...], Val] = {}
             for i in range(m):
