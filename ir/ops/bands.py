@@ -48,8 +48,8 @@ def bands(mode: str, extent: int, size: int, scale: float, align_corners: bool, 
     j = np.arange(size)
     if mode.startswith("nearest"):
         # The very operations of PyTorch: one ratio in float32, and products in float32.
-        ratio = np.float32(1.0 / scale) if scale > 0 else np.float32(extent) / np.float32(size)
-        place = (j.astype(np.float32) + np.float32(0.5 if mode == "nearest-exact" else 0)) * ratio
+        pace = np.float32(1.0 / scale) if scale > 0 else np.float32(extent) / np.float32(size)
+        place = (j.astype(np.float32) + np.float32(0.5 if mode == "nearest-exact" else 0)) * pace
         return Bands(np.minimum(np.floor(place).astype(np.int64), extent - 1), np.ones((1, size)))
     if mode == "area":
         low, high = j * extent // size, -(-(j + 1) * extent // size)

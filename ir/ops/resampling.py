@@ -148,7 +148,7 @@ def _resize_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list
             raise ShapeError(f"resize: {key} must have one entry per spatial axis ({spatial}), got {attrs[key]}")
     if not all(isinstance(e, int) for e in x.shape[2:]):
         raise ShapeError(f"resize: spatial extents must be fixed numbers, got {show(x.shape)}")
-    if min(x.shape[2:]) < 1 or min(attrs["sizes"]) < 1:  # type: ignore[type-var]
+    if min(x.shape[2:]) < 1 or min(attrs["sizes"]) < 1:  # type: ignore[type-var, operator]
         raise ShapeError(
             f"resize: input and output sizes must be greater than 0, got {show(x.shape[2:])} and {attrs['sizes']}"
         )
