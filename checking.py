@@ -26,13 +26,11 @@ from .ir.graph import Graph, Node, Value
 from .ir.interpreter import bind_symbols, eval_node, interpret
 from .ir.layout import DENSE, FORMS
 from .ir.registry import Fusion
-from .kernel_failure import ReportingCompiler
 from .passes.manager import PassContext, PassManager
 from .passes.materialise_outputs import memory_root
 from .passes.pipeline import standard
 from .passes.schedule_updates import is_alias
 from .program import build_program
-from .runtime.cache import KernelCache
 from .runtime.executable import Executable
 
 PASS_BOUND = 1e-5  # weights that are folded at compile time are rounded to their own precision again
@@ -81,9 +79,7 @@ def check_graph(
     oracle = interpret(graph, inputs, float64=True)
     optimised = _passes(graph, inputs, oracle, options, result)
     tapped, values = tap(optimised)
-    target = options.resolve_target()
-    compiler = ReportingCompiler(target, KernelCache.default() if options.cache else None, options.reproducer_dir)
-    outputs = Executable(build_program(tapped, compiler), threads=options.threads).run(list(inputs))
+    outputs = Executable(build_program(tapped, options.compiler()), threads=options.threads).run(list(inputs))
     env = bind_symbols(graph, [a.shape for a in inputs])
     held = dict(zip(values, outputs[len(graph.outputs) :], strict=True))
     held.update(zip(optimised.inputs, inputs, strict=True))

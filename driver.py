@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from .frontend.optim import Optimizer
     from .frontend.tensor import Tensor
     from .ir.kernels import KernelLibrary
+    from .kernel_failure import ReportingCompiler
     from .passes.manager import PassRecord
+    from .runtime.findings import FindingsFile
     from .training import TrainingStep
 
 
@@ -51,7 +53,11 @@ class Options:
         disable: names of passes to leave out.
         dump: folder for the text of the graph after every pass, numbered.
         verify: run the IR verifier after each pass.
-        progress: called with (kernels done, kernels in all, current layer).
+        progress: called with (kernels done, kernels in all, current layer); while tuning with (seconds spent, seconds
+            in all, what was found).
+        tune: seconds that may go into measuring other schedules than the rule's (``tuner``), at most; what is faster is
+            used and kept for later compiles that tune. 0: use what was found before, measure nothing. None: neither.
+        tune_file: where findings are read and kept instead of beside the kernel cache; given alone it is like 0.
         debug: ``"bounds"``: every buffer lies between guard pages and is checked after every kernel
             (``runtime.guard``); slow, Linux only.
     """
@@ -65,12 +71,18 @@ class Options:
     verify: bool = True
     progress: Callable[[int, int, str], None] | None = None
     debug: str | None = None
+    tune: float | None = None
+    tune_file: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.debug not in (None, "bounds"):
             raise UnsupportedError(f'debug {self.debug!r}: there is "bounds"')
         if self.precision not in PRECISIONS:
             raise UnsupportedError(f"precision {self.precision!r}: there are {', '.join(PRECISIONS)}")
+        if self.tune and self.debug:
+            raise UnsupportedError(f"tune: times mean nothing with debug={self.debug!r}; give one of them")
+        if self.tune is not None and not 0 <= self.tune < float("inf"):
+            raise ValueError(f"tune must be a number of seconds, not {self.tune}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, not {self.threads}")
 
@@ -101,6 +113,32 @@ class Options:
         wanted = self.target in (None, "host") and host_target().has("amx-tile")
         return (cpu.tile_refusal() or "") if wanted else ""
 
+    def findings_file(self) -> FindingsFile | None:
+        """Where findings of ``tune`` are; None: they take no part. FileNotFoundError: a file to use is missing."""
+        from .runtime.cache import KernelCache
+        from .runtime.findings import FindingsFile
+
+        if self.tune_file is not None:
+            if not self.tune and not Path(self.tune_file).is_file():
+                raise FileNotFoundError(f"tune_file: there is no file {self.tune_file}; tune=SECONDS makes one")
+            return FindingsFile(self.tune_file, named=True)
+        if self.tune is None:
+            return None
+        cache = KernelCache.default()
+        return FindingsFile(cache.directory.parent / "tuning.toml" if self.cache and cache.enabled else None)
+
+    def compiler(self) -> ReportingCompiler:
+        """What turns nodes into kernels, with the findings that are to be used."""
+        from .kernel_failure import ReportingCompiler
+        from .runtime.cache import KernelCache
+        from .runtime.cpu import default_threads
+
+        file, threads = self.findings_file(), self.threads or default_threads()
+        known = file.load() if file is not None else {}
+        findings = {key: finding for (key, count), finding in known.items() if count == threads}
+        cache = KernelCache.default() if self.cache else None
+        return ReportingCompiler(self.resolve_target(), cache, self.reproducer_dir, findings)
+
     def kernels(self) -> NativeKernels:
         """The kernels to choose from."""
         from .codegen.library import NativeKernels
@@ -110,13 +148,15 @@ class Options:
 
 @dataclass
 class Report:
-    """What a compile did: seconds per stage, passes, kernels compiled and reused, log lines."""
+    """What a compile did: seconds per stage, passes, kernels compiled and reused, log lines; ``tuned``: how many
+    distinct kernels have a measured schedule instead of the rule's."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     passes: list[PassRecord] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     compiled: int = 0
     reused: int = 0
+    tuned: int = 0
 
     @contextmanager
     def stage(self, name: str) -> Any:
@@ -177,24 +217,50 @@ def build(
     Raises UnsupportedError listing every operator without a kernel; PassError and KernelError for internal
     failures, with the file that replays them.
     """
-    from .kernel_failure import ReportingCompiler
     from .program import build_program
-    from .runtime.cache import KernelCache
 
     report = report or Report()
     target = options.resolve_target()
+    compiler = options.compiler()
     with report.stage("passes"):
         optimise(graph, options, report)
     with report.stage("kernels"):
         refuse_unsupported(graph, options.kernels(), target)
-        cache = KernelCache.default() if options.cache else None
-        compiler = ReportingCompiler(target, cache, options.reproducer_dir)
         about = {"precision": options.precision, **(metadata or {})}
         if options.debug:
             about["debug"] = options.debug
         program = build_program(graph, compiler, metadata=about, progress=options.progress, arena=not options.debug)
     report.compiled, report.reused = compiler.compiled, compiler.reused
+    if options.tune:
+        with report.stage("tune"):
+            program = tune(graph, program, compiler, options, report)
+    report.tuned = len(compiler.tuned)
     return program
+
+
+def tune(graph: Graph, program: Program, compiler: ReportingCompiler, options: Options, report: Report) -> Program:
+    """``program`` (made from ``graph`` with ``compiler``) with the schedules that measuring finds to be faster.
+
+    Findings are kept also when it is interrupted or fails. UnsupportedError: there is nothing to measure, because this
+    machine cannot run the code or an extent has no bound.
+    """
+    from .program import kernel_nodes, with_kernels
+    from .runtime.cpu import default_threads
+    from .tuner import Tuner
+
+    file, threads = options.findings_file(), options.threads or default_threads()
+    assert file is not None and options.tune is not None
+    tuner = Tuner(graph, program, compiler, threads=threads, seconds=options.tune, progress=options.progress)
+    try:
+        tuner.run()
+    finally:
+        found = tuner.findings()
+        file.add({(key, threads): finding for key, finding in found.items()})
+    report.log += [f"tune: {line}" for line in tuner.log]
+    compiler.findings.update(found)
+    outputs = graph.output_set()
+    records = [compiler.compile(node, graph.symbols, outputs) for node in kernel_nodes(graph)]
+    return with_kernels(program, dict(enumerate(records)))
 
 
 # -- tracing ------------------------------------------------------------------------------------------
@@ -378,7 +444,8 @@ def compile(
             ``driver.Options``.
         target: ``"host"`` (default), ``"x86-64"``, ``"x86-64-avx2"``, ``"x86-64-avx512"``,
             ``"x86-64-amx"``, ``"aarch64"``, or ``"x86-64-amx-emulated"``: matrix tiles on any CPU with AVX2, slowly.
-        options: ``cache``, ``disable``, ``dump``, ``verify``, ``progress``, ``debug`` as in ``driver.Options``.
+        options: ``cache``, ``disable``, ``dump``, ``verify``, ``progress``, ``debug``, ``tune`` (seconds to measure
+            other schedules), ``tune_file`` as in ``driver.Options``.
 
     Raises:
         UnsupportedError: something cannot be traced or compiled; everything is listed.

@@ -17,21 +17,24 @@ from .ir.graph import Graph, Node, Value
 from .ir.parser import parse_graph
 from .ir.printer import collect_constants, print_graph
 from .ir.target import Target
-from .program import KernelCompiler, KernelRecord
+from .program import EMPTY, KernelCompiler, KernelRecord, NoSchedule
 from .runtime.cache import KernelCache
+from .runtime.findings import Finding
 
 
 class ReportingCompiler(KernelCompiler):
     """Raises KernelError instead of whatever code generation raises."""
 
-    def __init__(self, target: Target, cache: KernelCache | None, reproducer_dir: Path) -> None:
-        super().__init__(target, cache)
+    def __init__(
+        self, target: Target, cache: KernelCache | None, reproducer_dir: Path, findings: Mapping[str, Finding] = EMPTY
+    ) -> None:
+        super().__init__(target, cache, findings)
         self.reproducer_dir = reproducer_dir
 
-    def _build(self, key: str, node: Node) -> KernelRecord:
+    def _build(self, key: str, node: Node, schedule: str = "") -> KernelRecord:
         try:
-            return super()._build(key, node)
-        except UnsupportedError:
+            return super()._build(key, node, schedule)
+        except (UnsupportedError, NoSchedule):
             raise
         except Exception as error:
             cause = f"{type(error).__name__}: {error}"

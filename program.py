@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +36,11 @@ from .passes.materialise_outputs import memory_root
 from .passes.memory_plan import Lifetime, plan
 from .passes.schedule_updates import is_alias
 from .runtime.cache import KernelCache, digest
+from .runtime.findings import Finding
 from .runtime.memory import allocate
+
+if TYPE_CHECKING:
+    from .codegen.lower.contraction import Schedule
 
 
 @dataclass(frozen=True)
@@ -88,22 +93,58 @@ class KernelRecord:
         )
 
 
-class KernelCompiler:
-    """Turns nodes into KernelRecords through the in-memory and on-disk caches."""
+class NoSchedule(LookupError):
+    """A finding names a schedule that the code generator does not offer for the kernel."""
 
-    def __init__(self, target: Target, cache: KernelCache | None) -> None:
+
+EMPTY: Mapping[str, Finding] = {}
+
+
+class KernelCompiler:
+    """Turns nodes into KernelRecords through the in-memory and on-disk caches.
+
+    ``findings``: measured schedules, by kernel key, for those kernels that shall not have the rule's.
+    """
+
+    def __init__(self, target: Target, cache: KernelCache | None, findings: Mapping[str, Finding] = EMPTY) -> None:
         self.target = target
         self.cache = cache
+        self.findings = dict(findings)
+        self.tuned: set[str] = set()  # keys of kernels that got another schedule than the rule's
         self.records: dict[str, KernelRecord] = {}
         self.compiled = 0
         self.reused = 0
 
     def compile(self, node: Node, dims: Mapping[str, Dim], outputs: set[Value]) -> KernelRecord:
-        """The kernel of ``node``; UnsupportedError if there is none."""
-        key = self._digest(signature(node, outputs) + _ranges(node))
+        """The kernel of ``node``, scheduled by the rule or as was found; UnsupportedError if there is none."""
+        key = self.key(node, outputs)
+        finding = self.findings.get(key)
+        if finding is None:
+            return self.variant(key, node, dims)
+        try:
+            record = self.variant(key, node, dims, finding.schedule if finding.is_tuned else "")
+        except NoSchedule as error:
+            warnings.warn(f"a finding is not used: {error}", RuntimeWarning, stacklevel=2)
+            del self.findings[key]
+            return self.variant(key, node, dims)
+        if finding.is_tuned:
+            self.tuned.add(key)
+        image = replace(record.image, description=f"{record.image.description}; {finding}")
+        return replace(record, image=image)
+
+    def key(self, node: Node, outputs: set[Value]) -> str:
+        """The key of the kernel of ``node`` as the rule schedules it."""
+        return self._digest(signature(node, outputs) + _ranges(node))
+
+    def variant(self, key: str, node: Node, dims: Mapping[str, Dim], schedule: str = "") -> KernelRecord:
+        """The kernel of ``node``, whose key is ``key``, with the schedule of that name ("": the rule's).
+
+        NoSchedule if the code generator does not offer it.
+        """
+        key = digest(key, schedule) if schedule else key
         record = self.records.get(key)
         if record is None:
-            record = self._from_cache(key, dims) or self._build(key, node)
+            record = self._from_cache(key, dims) or self._build(key, node, schedule)
             self.records[key] = record
         return record
 
@@ -121,6 +162,17 @@ class KernelCompiler:
                 self.cache.put(image)
         return KernelImage(abi.EXECUTOR, image.code, image.entry, "executor")
 
+    def schedule(self, node: Node, name: str) -> Schedule | None:
+        """The schedule of that name for ``node`` (None for ""); NoSchedule if the code generator does not offer it."""
+        from .codegen.lower.table import schedules
+
+        if not name:
+            return None
+        for schedule in schedules(node, self.target):
+            if schedule.name == name:
+                return schedule
+        raise NoSchedule(f"there is no schedule {name!r} for {_label(node)}")
+
     def _digest(self, text: str) -> str:
         return digest(_source_digest(), repr(self.target), self.target.features, text)
 
@@ -135,12 +187,12 @@ class KernelCompiler:
         self.reused += 1
         return record
 
-    def _build(self, key: str, node: Node) -> KernelRecord:
+    def _build(self, key: str, node: Node, schedule: str = "") -> KernelRecord:
         from .codegen.assemble import assemble
         from .codegen.llvm_emit import emit
         from .codegen.lower.table import lower
 
-        lowered = lower(node, self.target)
+        lowered = lower(node, self.target, self.schedule(node, schedule))
         fn = lowered.function
         code, entry = assemble(emit(fn), self.target, fn.name)
         everything = [*node.inputs, *node.outputs]
@@ -229,13 +281,33 @@ def build_program(
     return _Builder(graph, compiler, arena).build(dict(metadata or {}), progress)
 
 
+def kernel_nodes(graph: Graph) -> list[Node]:
+    """The nodes of an optimised graph that become steps, in order."""
+    return [n for n in graph if n.op != "constant" and not is_alias(n)]
+
+
+def with_kernels(program: Program, records: Mapping[int, KernelRecord]) -> Program:
+    """``program`` with other kernels for some steps (by position) that use their buffers in the same way."""
+    steps = list(program.steps)
+    kernels = dict(program.kernels)
+    for i, record in records.items():
+        kernels[record.image.key] = record.image
+        steps[i] = replace(
+            steps[i], kernel=record.image.key, extents=record.extents, trip=record.trip, grain=record.grain,
+            scratch=record.scratch, flops=record.flops, bytes=record.bytes, tiles=record.tiles,
+        )  # fmt: skip
+    used = dict.fromkeys([*(step.kernel for step in steps), abi.EXECUTOR])
+    return replace(program, steps=steps, kernels={key: kernels[key] for key in used},
+                   uses_tiles=any(step.tiles for step in steps))  # fmt: skip
+
+
 class _Builder:
     def __init__(self, graph: Graph, compiler: KernelCompiler, arena: bool) -> None:
         self.graph = graph
         self.arena = arena
         self.compiler = compiler
         self.outputs = graph.output_set()
-        self.nodes = [n for n in graph if n.op != "constant" and not is_alias(n)]
+        self.nodes = kernel_nodes(graph)
         self.refs: dict[Value, BufferRef] = {}
         self.program = Program(graph.name, [], [], [], [], [], {}, symbols=dict(graph.symbols))
 
@@ -382,4 +454,6 @@ def _label(node: Node) -> str:
     return f"{where}: {ops}" if where else ops
 
 
-__all__ = ["KernelCompiler", "KernelRecord", "build_program", "signature"]
+__all__ = [
+    "KernelCompiler", "KernelRecord", "NoSchedule", "build_program", "kernel_nodes", "signature", "with_kernels",
+]  # fmt: skip

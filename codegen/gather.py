@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ..ir.dtypes import DType
@@ -40,6 +41,15 @@ class GatherSchedule:
     product: ContractionSchedule
     seconds: float
     reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The decisions alone: equal for equal schedules, different for different ones (``tune``)."""
+        how = "all channels at once" if self.whole else "block by block"
+        return (
+            f"gathered, {self.images}x{self.height} rows, lines {self.lines}, parts {self.parts}, {how}; "
+            f"{self.product.name}"
+        )
 
     def __str__(self) -> str:
         p = self.product
@@ -96,22 +106,57 @@ def far_cycles(target: Target, moved: float, footprint: float) -> float:
 @functools.lru_cache(4096)
 def choose(target: Target, c: Convolution) -> GatherSchedule | None:
     """The schedule of a convolution, or None where the ordinary kernel is no slower by estimate."""
+    found = next(_schedules(target, c), None)
+    return found if found is not None and found.seconds < ordinary_seconds(target, c) else None
+
+
+def alternatives(target: Target, c: Convolution) -> list[GatherSchedule]:
+    """What is worth measuring, whatever ``choose`` takes: its way of gathering and a few others."""
+    return list({s.name: s for s in _schedules(target, c)}.values())
+
+
+def _schedules(target: Target, c: Convolution) -> Iterator[GatherSchedule]:
+    """Ways to gather, the usual one first; none if the convolution cannot run this way or is too small."""
     lanes, (height, width) = target.lanes(c.dtype), c.extent
     lines = c.channels // lanes * c.taps
     panels = -(-c.outputs // (c.nb * lanes))
     if c.channels % lanes or lines * lanes < 128 or c.taps > _LINES or panels * c.nb < 8:
-        return None
+        return
     rows = [(1, h) for h in _divisors(height) if h * width <= _ROWS]
     if (1, height) in rows and c.images is not None:
         rows += [(i, height) for i in _divisors(c.images) if i * height * width <= _ROWS]
     if not rows:
-        return None
-    count, high = max(rows, key=lambda r: r[0] * r[1])
-    size = count * high * width
+        return
+    rows.sort(key=lambda r: -r[0] * r[1])
     # A block holds all taps of some channels.
     step = c.taps * max((d for d in _divisors(c.channels // lanes) if d * c.taps <= _LINES), default=0)
     if step < _LINES // 2:  # a rest at the end
         step = min(lines, _LINES // c.taps * c.taps)
+    usual = _schedule(target, c, *rows[0], step)
+    yield usual
+    for few in rows[1:3]:
+        yield _schedule(target, c, *few, step)
+    half = step // c.taps // 2 * c.taps
+    if half:
+        yield _schedule(target, c, *rows[0], half)
+    size = rows[0][0] * rows[0][1] * width
+    variant = replace(usual, reason=f"{size} positions share the weights; a variant of the rule's choice")
+    if usual.whole or size * lines * lanes * c.dtype.itemsize <= target.l2_bytes:
+        yield replace(variant, whole=not usual.whole)
+    if usual.parts * 2 <= max(1, panels * c.nb // 8):
+        yield replace(variant, parts=usual.parts * 2)
+    product = Problem(c.dtype, (size, 1), c.nb * lanes, step * lanes, step * lanes, 1, c.nb)
+    tiles = [s for s in scheduling.alternatives(target, product) if s.tile != usual.product.tile]
+    for s in tiles[:3]:
+        yield replace(variant, product=replace(s, chunk=size))
+
+
+def _schedule(target: Target, c: Convolution, count: int, high: int, step: int) -> GatherSchedule:
+    """``count`` images and ``high`` rows per iteration, sums in blocks of ``step`` lines."""
+    lanes, (height, width) = target.lanes(c.dtype), c.extent
+    lines = c.channels // lanes * c.taps
+    panels = -(-c.outputs // (c.nb * lanes))
+    size = count * high * width
     blocks = (c.images or 1) // count * (height // high)
     item = c.dtype.itemsize
     whole = size * lines * lanes * item <= 0.4 * target.l2_bytes
@@ -127,8 +172,6 @@ def choose(target: Target, c: Convolution) -> GatherSchedule | None:
     gather = blocks * size * (lines * parts * _LINE_CYCLES + panels * c.nb * _RESULT_CYCLES)
     seconds = products + (stalls + gather) / (target.clock_ghz * 1e9)
     ordinary = ordinary_seconds(target, c)
-    if seconds >= ordinary:
-        return None
     reason = f"{size} positions share the weights; est. {seconds * 1e6:.0f} us, in place {ordinary * 1e6:.0f} us"
     return GatherSchedule(count, high, step, parts, whole, s, seconds, reason)
 

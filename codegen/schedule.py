@@ -8,7 +8,9 @@ them over the splits of the real extents (edges included) and takes the cheapest
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from ..ir.dims import Extent, bounds
 from ..ir.dtypes import DType
@@ -21,6 +23,7 @@ L2_RATE = 16.0  # bytes per cycle of a panel of B that streams from the second-l
 ITERATION_SECONDS = 4e-6  # wished work per parallel iteration
 GRAIN_SECONDS = 1e-5  # work below which splitting over threads does not pay
 _ROWS_PER_COPY = 256  # rows that pay for copying a panel of B
+_MOST_TILES = 6  # other register tiles that are worth measuring
 _TAILS = (4, 1)  # tile sizes that finish an extent known only at run time
 
 
@@ -54,6 +57,14 @@ class ContractionSchedule:
     order: tuple[str, ...] = ("outer", "panel", "chunk")
     chunk: int = 1
     reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The decisions alone: equal for equal schedules, different for different ones (``tune``)."""
+        return (
+            f"tile {self.tile[0]}x{self.tile[1]} x {self.nb}, unroll {self.unroll}, {' > '.join(self.order)}, "
+            f"chunk {self.chunk}"
+        )
 
     def __str__(self) -> str:
         rows = f"{self.tile[0]}x{self.tile[1]}" if self.tile[0] > 1 and self.tile[1] > 1 else str(max(self.tile))
@@ -149,20 +160,49 @@ def step_lines(p: Problem, lanes: int, rows: int, nb: int) -> int:
 @functools.lru_cache(4096)
 def choose(target: Target, p: Problem) -> ContractionSchedule:
     """The cheapest schedule for ``p`` by the rule above."""
+    best: tuple[float, tuple[int, int], int] | None = None
+    for found in _tilings(target, p):
+        if best is None or found[0] < best[0] * 0.999:
+            best = found
+    assert best is not None
+    return _schedule(target, p, *best)
+
+
+def alternatives(target: Target, p: Problem) -> list[ContractionSchedule]:
+    """What else is worth measuring, most promising first: other tiles by estimate, and the chosen one in other
+    loops."""
+    rule = choose(target, p)
+    others = sorted((t for t in _tilings(target, p) if t[1:] != (rule.tile, rule.nb)), key=lambda t: t[0])
+    tiles = [_schedule(target, p, *t) for t in others[:_MOST_TILES]]
+    turned = ("panel", "outer", "chunk") if rule.order[0] == "outer" else ("outer", "chunk", "panel")
+    most = max(1, upper(tile_count(splits(p.m[0], rule.tile[0]))))
+    loops = [replace(rule, order=turned)]
+    if not p.strided:
+        steps = [u for u in (rule.unroll * 2, rule.unroll // 2) if 1 <= u <= p.inner]
+        loops += [replace(rule, unroll=u) for u in steps]
+    loops += [replace(rule, chunk=c) for c in (rule.chunk * 2, rule.chunk // 2, rule.chunk * 4) if 1 <= c <= most]
+    loops = [replace(s, reason="a variant of the rule's choice") for s in loops]
+    return [s for pair in zip_longest(tiles, loops) for s in pair if s is not None]
+
+
+def _registers(target: Target, p: Problem) -> int:
+    # In a long loop LLVM keeps more values live, and a tile that fills the file spills.
+    return registers_for(target) - (2 if p.inner > 16 else 0)
+
+
+def _tilings(target: Target, p: Problem) -> Iterator[tuple[float, tuple[int, int], int]]:
+    """(estimated cycles, tile, nb) of every register tile that fits."""
     lanes = target.lanes(p.dtype)
     vectors = max(1, -(-upper(p.n) // lanes))
-    registers = registers_for(target)
-    if p.inner > 16:
-        registers -= 2  # in a long loop LLVM keeps more values live, and a tile that fills the file spills
-    best: tuple[float, tuple[int, int], int] | None = None
     for nb in (p.nb,) if p.nb else range(1, min(8, vectors) + 1):
-        panels = -(-vectors // nb)
-        for tile in _tiles(p.m, _most_rows(p, registers, nb)):
-            cost = _cost(target, p, tile, nb, panels, lanes)
-            if best is None or cost < best[0] * 0.999:
-                best = (cost, tile, nb)
-    assert best is not None
-    cost, tile, nb = best
+        for tile in _tiles(p.m, _most_rows(p, _registers(target, p), nb)):
+            yield _cost(target, p, tile, nb, -(-vectors // nb), lanes), tile, nb
+
+
+def _schedule(target: Target, p: Problem, cost: float, tile: tuple[int, int], nb: int) -> ContractionSchedule:
+    """The schedule for a register tile of estimated cost."""
+    lanes, registers = target.lanes(p.dtype), _registers(target, p)
+    vectors = max(1, -(-upper(p.n) // lanes))
     variants = len(splits(p.m[0], tile[0])) * len(splits(p.m[1], tile[1])) * p.parts
     unroll = _unroll(p, tile, nb, lanes)
     order, chunk, why = _loops(target, p, tile, nb, lanes, cost)

@@ -9,6 +9,7 @@ are 0, 1, -1 for m = 2 and 0, 1, -1, 2, -2 for m = 4, whose integers keep the er
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -81,6 +82,7 @@ def transform_weight(weight: np.ndarray, tile: int) -> np.ndarray:
 # Cycles to transform one vector of channels of one tile, with the transformed block in L1, L2 and beyond (measured).
 _INPUT_CYCLES = {2: (75.0, 180.0, 400.0), 4: (300.0, 550.0, 900.0)}
 _OUTPUT_CYCLES = {2: (65.0, 65.0, 200.0), 4: (300.0, 300.0, 500.0)}
+_ALTERNATIVES = 12  # that are worth measuring
 _L2_BYTES, _L3_BYTES, _FAR_BYTES = 20.0, 11.0, 5.0  # per cycle: from L2, from L3, from what others share with us
 
 
@@ -103,6 +105,16 @@ class WinogradSchedule:
     product: ContractionSchedule
     seconds: float
 
+    @property
+    def name(self) -> str:
+        """The decisions alone: equal for equal schedules, different for different ones (``tune``)."""
+        p = self.product
+        order = "points outermost" if self.whole else "panel by panel"
+        return (
+            f"winograd {self.tile}, block {self.block}, parts {self.groups}, {order}, tile {p.tile[0]} x {p.nb}, "
+            f"unroll {p.unroll}"
+        )
+
     def __str__(self) -> str:
         p = self.product
         order = "points outermost" if self.whole else "panel by panel"
@@ -118,7 +130,40 @@ def choose(
     target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int | None = None
 ) -> WinogradSchedule:
     """The cheapest schedule for ``tiles`` tiles in all, by estimate; ``nb`` is fixed when packed weights dictate it."""
+    return _cheapest(
+        _cheapest(_estimates(target, dtype, tile, channels, outputs, tiles, *blocking))
+        for blocking in _blockings(target, dtype, outputs, tiles, nb)
+    )
+
+
+def alternatives(
+    target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int | None = None
+) -> list[WinogradSchedule]:
+    """What else is worth measuring than ``choose`` of the same arguments, cheapest by estimate first."""
+    rule = choose(target, dtype, tile, channels, outputs, tiles, nb)
+    found = [
+        s
+        for blocking in _blockings(target, dtype, outputs, tiles, nb)
+        for s in _estimates(target, dtype, tile, channels, outputs, tiles, *blocking)
+    ]
+    others = {s.name: s for s in sorted(found, key=lambda s: s.seconds) if s.name != rule.name}
+    return list(others.values())[:_ALTERNATIVES]
+
+
+def _cheapest(found: Iterable[WinogradSchedule]) -> WinogradSchedule:
+    """The first of those whose estimates differ by less than a thousandth."""
     best: WinogradSchedule | None = None
+    for s in found:
+        if best is None or s.seconds < best.seconds * 0.999:
+            best = s
+    assert best is not None
+    return best
+
+
+def _blockings(
+    target: Target, dtype: DType, outputs: int, tiles: int, nb: int | None
+) -> Iterator[tuple[int, int, bool]]:
+    """(nb, block, whole) to estimate."""
     for width in (nb,) if nb else range(1, min(4, -(-outputs // target.lanes(dtype))) + 1):
         rows = (scheduling.registers_for(target) - 1 - width) // width
         for whole in (False, True):
@@ -126,17 +171,13 @@ def choose(
             # more rows and to keep all sums.
             blocks = range(1, min(rows, tiles) + 1) if not whole else [min(tiles, k * rows) for k in range(2, 9)]
             for block in blocks:
-                found = _estimate(target, dtype, tile, channels, outputs, tiles, width, block, whole)
-                if best is None or found.seconds < best.seconds * 0.999:
-                    best = found
-    assert best is not None
-    return best
+                yield width, block, whole
 
 
-def _estimate(
+def _estimates(
     target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int, block: int, whole: bool
-) -> WinogradSchedule:
-    """The schedule with these blocks and its best number of parts."""
+) -> Iterator[WinogradSchedule]:
+    """The schedules with these blocks, for several numbers of parts."""
     lanes, points = target.lanes(dtype), (tile + 2) ** 2
     size, hertz = dtype.itemsize, target.clock_ghz * 1e9
     in_vectors, out_vectors = -(-channels // lanes), -(-outputs // lanes)
@@ -146,7 +187,6 @@ def _estimate(
     blocks, panels = -(-tiles // block), -(-out_vectors // nb)
     weights = points * channels * panels * nb * lanes * size
     inputs = points * in_vectors * block * lanes * size
-    found: WinogradSchedule | None = None
     for groups in sorted({1, 2, 4, 8, panels}):
         if groups > panels:
             continue
@@ -170,7 +210,4 @@ def _estimate(
         parts = blocks * groups
         waste = (0.75 * -(-parts // 2) * 2 + 0.25 * -(-parts // 4) * 4) / parts  # what two or four threads wait
         seconds = blocks * (before * groups + products + after) * waste
-        if found is None or seconds < found.seconds * 0.999:
-            found = WinogradSchedule(tile, block, groups, whole, s, seconds)
-    assert found is not None
-    return found
+        yield WinogradSchedule(tile, block, groups, whole, s, seconds)

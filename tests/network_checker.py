@@ -49,9 +49,9 @@ class TimingCompiler(KernelCompiler):
         super().__init__(target, None)
         self.slow: list[tuple[float, str]] = []
 
-    def _build(self, key: str, node: Node) -> Any:
+    def _build(self, key: str, node: Node, schedule: str = "") -> Any:
         start = time.thread_time()
-        record = super()._build(key, node)
+        record = super()._build(key, node, schedule)
         self.slow.append((time.thread_time() - start, describe(node)))
         return record
 

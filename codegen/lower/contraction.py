@@ -11,25 +11,30 @@ from ...ir.dims import Extent, maximum, product
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Graph, Node, Value
 from ...ir.target import Target
+from .. import gather
 from .. import schedule as scheduling
 from ..contraction import Contraction, Generator, Operand, Prepare, compute, plain
+from ..gather import GatherSchedule
 from ..llvm_emit import emit
 from ..loopir import LoopBuilder, Val
 from ..schedule import ContractionSchedule, Problem
 from ..tile_schedule import PARTS
-from ..winograd import winograd_tile
+from ..winograd import WinogradSchedule, winograd_tile
 from . import arithmetic
 from .common import RegionEvaluator
-from .contraction_gathered import lower_gathered, plan_gathered
+from .contraction_gathered import convolution_of, lower_gathered, plan_gathered
 from .contraction_halo import clear_halo, guarded
 from .contraction_operands import OutAxis, merge_rows, result_operand
 from .contraction_tiles import check_tiles, lower_tiles
 from .kernel import LoweredKernel
 from .position import Coord, Extents, Position
-from .winograd import lower_winograd
+from .winograd import lower_winograd, other_schedules
 
 PHASE = "phase"  # outer axes of that name run through the phases of a transposed convolution
 CONTRACTIONS = ("matmul", "conv", "conv_transpose", "conv_weight_grad")
+_OTHER_WAY = 3  # schedules to measure of the way (gathered rows or in place) that the rule did not take
+
+Schedule = ContractionSchedule | GatherSchedule | WinogradSchedule
 
 
 @dataclass
@@ -103,22 +108,64 @@ class Plan:
 PanelSource = Callable[[LoopBuilder, Extents, dict[Value, Val], ContractionSchedule], tuple[Val, Prepare]]
 
 
-def lower_contraction(node: Node, target: Target) -> LoweredKernel:
-    """The kernel of ``node`` for the layouts its values carry.
+def lower_contraction(node: Node, target: Target, schedule: Schedule | None = None) -> LoweredKernel:
+    """The kernel of ``node`` for the layouts its values carry; ``schedule`` (one of ``schedules``): instead of the
+    rule's choice.
 
     Raises:
         UnsupportedError: the layouts or the group do not fit any contraction kernel; the message says why.
     """
     group = group_of(node)
-    if group.core.op == "conv" and winograd_tile(group.operands[1].type.layout.form) is not None:
-        return lower_winograd(group, target)
+    if _is_winograd(group):
+        assert schedule is None or isinstance(schedule, WinogradSchedule)
+        return lower_winograd(group, target, schedule)
+    assert not isinstance(schedule, WinogradSchedule)
     if group.operands[1].type.layout.form in PARTS:
         return lower_tiles(group, target)
-    gathered = plan_gathered(group, target)
-    if gathered is not None:
+    gathered = plan_gathered(group, target) if schedule is None else schedule
+    if isinstance(gathered, GatherSchedule):
         return lower_gathered(group, target, gathered)
     plans = _rule(group)(group, target)
-    return _write(group, plans, target)
+    return _write(group, plans, target, gathered)
+
+
+def schedules(node: Node, target: Target) -> list[Schedule]:
+    """Schedules that ``lower_contraction`` takes for ``node`` as it stands and that are worth measuring: the rule's
+    choice, then others, the most promising first. Empty where the rule is all there is: matrix tiles, and
+    transposed convolutions in several phases.
+    """
+    group = group_of(node)
+    if group.operands[1].type.layout.form in PARTS:
+        return []
+    if _is_winograd(group):
+        chosen, others = other_schedules(group, target)
+        return [chosen, *others]
+    plans = _rule(group)(group, target)
+    if len(plans) != 1:
+        return []
+    lanes = target.lanes(compute(group.core.output.dtype))
+    wanted = problem(plans[0], _describe(group, plans[0], lanes, plans[0].nb or 1), 1)
+    rule, others = scheduling.choose(target, wanted), scheduling.alternatives(target, wanted)
+    if plans[0].panel is not None:  # the loops follow from the panel
+        others = [s for s in others if (s.tile, s.nb, s.unroll) != (rule.tile, rule.nb, rule.unroll)]
+    direct: list[Schedule] = [rule, *others]
+    c = convolution_of(group, target)
+    gathered: list[Schedule] = list(gather.alternatives(target, c)) if c is not None else []
+    if c is not None and gather.choose(target, c) is not None:
+        return [*gathered, *direct[:_OTHER_WAY]]
+    return [direct[0], *gathered[:_OTHER_WAY], *direct[1:]]
+
+
+def _is_winograd(group: Group) -> bool:
+    return group.core.op == "conv" and winograd_tile(group.operands[1].type.layout.form) is not None
+
+
+def _describe(group: Group, plan: Plan, lanes: int, nb: int) -> Contraction:
+    """The contraction of ``plan`` with its result side, for panels of ``nb`` vectors."""
+    shape = group.core.output.shape
+    outs = tuple(result_operand(v.type, shape, plan.axes, lanes, nb) for v in group.node.outputs)
+    extras = tuple(result_operand(v.type, shape, plan.axes, lanes, nb) for v in group.extras)
+    return merge_rows(plan.make(lanes, nb, outs, extras))
 
 
 def supports(node: Node, target: Target) -> str | None:
@@ -153,7 +200,10 @@ def _rule(group: Group) -> Callable[[Group, Target], list[Plan]]:
     return rules[group.core.op]
 
 
-def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
+def _write(
+    group: Group, plans: list[Plan], target: Target, schedule: ContractionSchedule | None = None
+) -> LoweredKernel:
+    """``schedule``: instead of the rule's, for a single plan."""
     node, core = group.node, group.core
     b = LoopBuilder("kernel", target)
     values = _distinct([*group.operands, *group.extras, *node.outputs])
@@ -163,20 +213,12 @@ def _write(group: Group, plans: list[Plan], target: Target) -> LoweredKernel:
     generators, notes = [], []
     width: int | None = None  # parts share the panel loop, so they must agree on the vectors per panel
     for plan in plans:
-
-        def finish(nb: int, plan: Plan = plan) -> Contraction:
-            shape = core.output.shape
-            outs = tuple(result_operand(v.type, shape, plan.axes, lanes, nb) for v in node.outputs)
-            extras = tuple(result_operand(v.type, shape, plan.axes, lanes, nb) for v in group.extras)
-            return merge_rows(plan.make(lanes, nb, outs, extras))
-
-        draft = finish(plan.nb or 1)
-        wanted = problem(plan, draft, len(plans))
+        wanted = problem(plan, _describe(group, plan, lanes, plan.nb or 1), len(plans))
         if wanted.nb is None and width is not None:
             wanted = replace(wanted, nb=width)
-        chosen = scheduling.choose(target, wanted)
+        chosen = schedule or scheduling.choose(target, wanted)
         width = chosen.nb
-        spec = finish(chosen.nb)
+        spec = _describe(group, plan, lanes, chosen.nb)
         bptr, prepare = pointers[group.operands[1 - plan.left]], None
         if plan.panel is not None:
             chosen = scheduling.for_prepared_panel(chosen, problem(plan, spec, len(plans)))

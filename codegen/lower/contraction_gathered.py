@@ -32,6 +32,12 @@ _AXES = (OutAxis((("image", 1),)), OutAxis(vector=True), OutAxis((("y", 1),)), O
 
 def plan_gathered(group: Group, target: Target) -> gather.GatherSchedule | None:
     """The schedule if the convolution ``group`` should run this way, else None."""
+    c = convolution_of(group, target)
+    return gather.choose(target, c) if c is not None else None
+
+
+def convolution_of(group: Group, target: Target) -> gather.Convolution | None:
+    """What the rule looks at; None if ``group`` is nothing that can run on gathered rows."""
     core = group.core
     if core.op != "conv" or core.attrs["groups"] != 1 or core.output.type.rank != 4:
         return None
@@ -59,11 +65,8 @@ def plan_gathered(group: Group, target: Target) -> gather.GatherSchedule | None:
     images = out.shape[0] if isinstance(out.shape[0], int) else None
     extent, stride = ints(out.shape[2:]), core.attrs["stride"]
     linear = taps == 1 and stride[0] * x.outer[2] == extent[1] * stride[1] * x.outer[3]
-    return gather.choose(
-        target,
-        gather.Convolution(
-            out.dtype, images, (extent[0], extent[1]), shape[1], taps, shape[0], nb, (stride[0], stride[1]), linear
-        ),
+    return gather.Convolution(
+        out.dtype, images, (extent[0], extent[1]), shape[1], taps, shape[0], nb, (stride[0], stride[1]), linear
     )
 
 
@@ -327,4 +330,4 @@ def _divisor(extent: int, most: int) -> int:
     return next(d for d in range(min(extent, most), 0, -1) if extent % d == 0)
 
 
-__all__ = ["lower_gathered", "plan_gathered"]
+__all__ = ["convolution_of", "lower_gathered", "plan_gathered"]

@@ -14,9 +14,10 @@ from ...ir.graph import Node
 from ...ir.target import Target
 from . import arithmetic, attention, chain, contraction, elementwise, indexed, pooling, reduction, reindex
 from .accumulate import ARGS, REDUCES
+from .contraction import Schedule
 from .kernel import LoweredKernel
 
-__all__ = ["FUSED", "LOWERINGS", "NOT_LOWERED", "Lowering", "lower", "supports"]
+__all__ = ["FUSED", "LOWERINGS", "NOT_LOWERED", "Lowering", "lower", "schedules", "supports"]
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,21 @@ def supports(node: Node, target: Target) -> str | None:
     return lowering.supports(node, target)
 
 
-def lower(node: Node, target: Target) -> LoweredKernel:
-    """The kernel of ``node``; UnsupportedError (with the reason and the source line) if there is none."""
+def schedules(node: Node, target: Target) -> list[Schedule]:
+    """Schedules of ``node`` as it stands that are worth measuring, the rule's choice first; empty: it has no other."""
+    return contraction.schedules(node, target) if _find(node) is _CONTRACTION else []
+
+
+def lower(node: Node, target: Target, schedule: Schedule | None = None) -> LoweredKernel:
+    """The kernel of ``node``; ``schedule`` (one of ``schedules``): instead of the rule's choice.
+
+    UnsupportedError (with the reason and the source line) if there is none.
+    """
     lowering = _find(node)
     reason = supports(node, target)
     if lowering is None or reason is not None:
         place = f" at {node.source}" if str(node.source) else ""
         raise UnsupportedError(f"no kernel for {node!r}{place} on {target.name}: {reason}")
+    if schedule is not None:
+        return contraction.lower_contraction(node, target, schedule)
     return lowering.lower(node, target)

@@ -20,7 +20,7 @@ from .. import contraction
 from ..contraction import Axis, Contraction, Generator, Operand, Segment
 from ..loopir import LoopBuilder, Val
 from ..schedule import upper
-from ..winograd import FILTERINGS, Matrix, WinogradSchedule, choose, winograd_tile
+from ..winograd import FILTERINGS, Matrix, WinogradSchedule, alternatives, choose, winograd_tile
 from .contraction_halo import clear_halo, guarded
 from .contraction_operands import ONE, OutAxis, Placed, ints, result_operand
 from .kernel import LoweredKernel
@@ -39,13 +39,25 @@ def tile_halo(extent: int, padding: tuple[int, int], tile: int) -> tuple[int, in
     return padding[0], -(-results // tile) * tile + 2 - padding[0] - extent
 
 
-def lower_winograd(group: Group, target: Target) -> LoweredKernel:
-    """The kernel of a convolution whose weight has a ``winograd<m>`` form.
+def lower_winograd(group: Group, target: Target, schedule: WinogradSchedule | None = None) -> LoweredKernel:
+    """The kernel of a convolution whose weight has a ``winograd<m>`` form; ``schedule``: instead of the rule's.
 
     Raises:
         UnsupportedError: the layouts do not fit.
     """
-    return _Winograd(group, target).write()
+    return _Winograd(group, target, schedule).write()
+
+
+def other_schedules(group: Group, target: Target) -> tuple[WinogradSchedule, list[WinogradSchedule]]:
+    """The rule's choice for ``lower_winograd``, and what else is worth measuring."""
+    w, out = group.operands[1].type, group.core.output
+    tile = winograd_tile(w.layout.form)
+    assert tile is not None
+    rows, columns = (-(-e // tile) for e in ints(out.shape[2:]))
+    outputs, channels = ints(w.shape)[:2]
+    count, nb = upper(out.shape[0] * (rows * columns)), dict(w.layout.blocks)[0] // target.lanes(out.dtype)
+    problem = (target, out.dtype, tile, channels, outputs, count, nb)
+    return choose(*problem), alternatives(*problem)
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,7 @@ class _Place:
 
 
 class _Winograd:
-    def __init__(self, group: Group, target: Target) -> None:
+    def __init__(self, group: Group, target: Target, schedule: WinogradSchedule | None) -> None:
         from .contraction import _distinct, _epilogue, _epilogue_lines
 
         core = group.core
@@ -84,7 +96,7 @@ class _Winograd:
         self.rows, self.columns = (-(-e // tile) for e in self.extent)
         self.tiles: Extent = out.shape[0] * (self.rows * self.columns)
         block = self.w.blocks[0]
-        self.schedule: WinogradSchedule = choose(
+        self.schedule: WinogradSchedule = schedule or choose(
             target, self.dtype, tile, self.channels, self.outputs, upper(self.tiles), block // self.lanes
         )
         self.nb, self.block = block // self.lanes, self.schedule.block
