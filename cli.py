@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from .cli_arguments import Request, load_artifact, model_options, random_inputs
+from .cli_arguments import Request, load_artifact, model_options, random_inputs, tune_options
 
 EXIT_USER, EXIT_CHECK, EXIT_INTERNAL, EXIT_INTERRUPTED = 1, 3, 70, 130
 
@@ -118,6 +118,7 @@ def _writable(output: str) -> None:
 # -- commands -----------------------------------------------------------------------------------------
 @cli.command("compile")
 @model_options
+@tune_options
 @click.option("--output", "-o", required=True, type=click.Path(dir_okay=False), help="The .ingot file to write.")
 @click.option("--dump", type=click.Path(file_okay=False), help="Folder for the text of every stage.")
 def compile_command(output: str, dump: str | None, **arguments: Any) -> None:
@@ -129,9 +130,10 @@ def compile_command(output: str, dump: str | None, **arguments: Any) -> None:
     exe.save(output)
     report, memory = exe.report, exe.program.memory
     weights = sum(c.nbytes for c in exe.program.constants)
+    tuned = f", {report.tuned} tuned" if arguments["tune"] is not None or arguments["tune_file"] is not None else ""
     click.echo(
-        f"{output}: {len(exe.program.steps)} kernels ({report.compiled} compiled, {report.reused} from the cache), "
-        f"weights {_bytes(weights)}, arena {_bytes(memory.arena)} (efficiency {memory.efficiency:.3f}), "
+        f"{output}: {len(exe.program.steps)} kernels ({report.compiled} compiled, {report.reused} from the cache"
+        f"{tuned}), weights {_bytes(weights)}, arena {_bytes(memory.arena)} (efficiency {memory.efficiency:.3f}), "
         f"{sum(report.seconds.values()):.2f} s, target {exe.program.target_name}"
     )
 
@@ -206,6 +208,7 @@ STAGES = ("trace", "graph", "passes", "log", "kernels", "loops", "llvm", "asm", 
 
 @cli.command("inspect")
 @model_options
+@tune_options
 @click.option("--stage", default="graph", show_default=True, metavar="STAGE",
               help=f"{', '.join(STAGES)}, or the name of a pass (the graph after it).")  # fmt: skip
 @click.option("--kernel", type=click.IntRange(0), help="Only this kernel (number as in --stage kernels).")
@@ -223,6 +226,8 @@ def inspect_command(stage: str, kernel: int | None, **arguments: Any) -> None:
         raise click.BadParameter(f"{stage!r}; stages: {', '.join(STAGES)}; passes: {', '.join(dict.fromkeys(names))}",
                                  param_hint="--stage")  # fmt: skip
     request = Request(**arguments)
+    if request.settings["tune"]:
+        raise click.UsageError("inspect measures nothing: --tune 0 shows what \"ingot compile --tune\" found")
     if stage == "memory":
         _print_memory(_compile(request).program)
         return
@@ -243,7 +248,7 @@ def inspect_command(stage: str, kernel: int | None, **arguments: Any) -> None:
         rows = [(r.name, r.rewrites, r.nodes_before, r.nodes_after, f"{r.seconds * 1e3:.2f}") for r in report.passes]
         _table("passes", ("pass", "rewrites", "nodes before", "after", "ms"), rows)
     else:
-        _print_kernels(graph, options.resolve_target(), stage, kernel)
+        _print_kernels(graph, options, stage, kernel)
 
 
 def _print_after(graph: Any, name: str, options: Any) -> None:
@@ -259,25 +264,26 @@ def _print_after(graph: Any, name: str, options: Any) -> None:
     click.echo(str(graph))
 
 
-def _print_kernels(graph: Any, target: Any, stage: str, only: int | None) -> None:
+def _print_kernels(graph: Any, options: Any, stage: str, only: int | None) -> None:
     from .codegen.assemble import assembly_text
     from .codegen.llvm_emit import emit
     from .codegen.lower.table import lower
-    from .passes.schedule_updates import is_alias
+    from .program import kernel_nodes
 
-    nodes = [n for n in graph if n.op != "constant" and not is_alias(n)]
+    nodes, outputs, compiler = kernel_nodes(graph), graph.output_set(), options.compiler()
     if only is not None and only >= len(nodes):
         raise click.BadParameter(f"{only}; there are {len(nodes)} kernels", param_hint="--kernel")
     for i, node in enumerate(nodes):
         if only is not None and i != only:
             continue
-        lowered = lower(node, target)
-        click.echo(f"; kernel {i}: {node!r} {node.source}\n; {lowered.schedule}")
+        schedule, finding = compiler.found(node, outputs)
+        lowered = lower(node, compiler.target, schedule)
+        click.echo(f"; kernel {i}: {node!r} {node.source}\n; {lowered.schedule}" + (f"; {finding}" if finding else ""))
         if stage == "loops":
             click.echo(str(lowered.function))
         elif stage in ("llvm", "asm"):
             text = emit(lowered.function)
-            click.echo(text if stage == "llvm" else assembly_text(text, target))
+            click.echo(text if stage == "llvm" else assembly_text(text, compiler.target))
 
 
 def _print_memory(program: Any) -> None:
@@ -295,6 +301,7 @@ def _print_memory(program: Any) -> None:
 
 @cli.command("check")
 @model_options
+@tune_options
 @click.option("--seed", default=0, show_default=True)
 @click.option("--extent", type=int, help="Value of symbolic extents (default: their least).")
 @click.option("--guard", is_flag=True, help="Also run it with every buffer between guard pages (slow, Linux only).")
@@ -365,6 +372,7 @@ def _console() -> Any:
 
 @cli.command("profile")
 @model_options
+@tune_options
 @click.option("--seconds", default=2.0, show_default=True, help="How long to measure.")
 @click.option("--extent", type=int, help="Value of symbolic extents (default: their least).")
 @click.option("--sort", type=click.Choice(["order", "time"]), default="order", show_default=True,
@@ -396,6 +404,7 @@ def profile_command(model: str, seconds: float, extent: int | None, sort: str, t
 
 @cli.command("bench")
 @model_options
+@tune_options
 @click.option("--seconds", default=2.0, show_default=True, help="How long to measure (each system).")
 @click.option("--extent", type=int, help="Value of symbolic extents (default: their least).")
 @click.option("--peers", is_flag=False, flag_value="all", metavar="[NAME,...]",

@@ -185,12 +185,20 @@ def model_options(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn
 
 
+def tune_options(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """For the commands that may use measured schedules."""
+    fn = click.option("--tune-file", type=click.Path(dir_okay=False), metavar="FILE",
+                      help="Where findings are read and kept (default: beside the kernel cache).")(fn)  # fmt: skip
+    return click.option("--tune", type=click.FloatRange(0), metavar="SECONDS",
+                        help="Measure other schedules for so long; 0: only use what was found before.")(fn)  # fmt: skip
+
+
 class Request:
     """The common arguments of the commands that take a model."""
 
     def __init__(self, model: str, inputs: Sequence[str], dims: Sequence[str], weights: str | None,
                  target: str | None, precision: str, threads: int | None, disable: Sequence[str],
-                 no_cache: bool) -> None:  # fmt: skip
+                 no_cache: bool, tune: float | None = None, tune_file: str | None = None) -> None:  # fmt: skip
         from .driver import input_names
 
         if not inputs:
@@ -211,6 +219,8 @@ class Request:
             "threads": threads,
             "disable": tuple(disable),
             "cache": not no_cache,
+            "tune": tune,
+            "tune_file": tune_file,
         }
 
     def options(self, **more: Any) -> Any:
@@ -262,7 +272,7 @@ def load_artifact(path: str, threads: int | None) -> Any:
     from .driver import load_executable
 
     context = click.get_current_context()
-    for name in ("inputs", "dims", "weights", "target", "precision", "disable", "no_cache"):
+    for name in ("inputs", "dims", "weights", "target", "precision", "disable", "no_cache", "tune", "tune_file"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             option = next(p.opts[0] for p in context.command.params if p.name == name)
             raise click.UsageError(f"{option} is for models that are compiled; {path} is compiled already")

@@ -256,8 +256,9 @@ def tune(graph: Graph, program: Program, compiler: ReportingCompiler, options: O
     finally:
         found = tuner.findings()
         file.add({(key, threads): finding for key, finding in found.items()})
-    report.log += [f"tune: {line}" for line in tuner.log]
     compiler.findings.update(found)
+    report.log += [f"tune: {finding.kernel}: {finding}" for finding in found.values()]
+    report.log += [f"tune: {line}" for line in tuner.log]
     outputs = graph.output_set()
     records = [compiler.compile(node, graph.symbols, outputs) for node in kernel_nodes(graph)]
     return with_kernels(program, dict(enumerate(records)))

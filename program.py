@@ -40,7 +40,7 @@ from .runtime.findings import Finding
 from .runtime.memory import allocate
 
 if TYPE_CHECKING:
-    from .codegen.lower.contraction import Schedule
+    from .codegen.lower.table import Schedule
 
 
 @dataclass(frozen=True)
@@ -124,13 +124,27 @@ class KernelCompiler:
         try:
             record = self.variant(key, node, dims, finding.schedule if finding.is_tuned else "")
         except NoSchedule as error:
-            warnings.warn(f"a finding is not used: {error}", RuntimeWarning, stacklevel=2)
-            del self.findings[key]
+            self._forget(key, error)
             return self.variant(key, node, dims)
         if finding.is_tuned:
             self.tuned.add(key)
         image = replace(record.image, description=f"{record.image.description}; {finding}")
         return replace(record, image=image)
+
+    def found(self, node: Node, outputs: set[Value]) -> tuple[Schedule | None, Finding | None]:
+        """The schedule that ``compile`` uses for ``node`` (None: the rule's) and the finding that says so."""
+        finding = self.findings.get(self.key(node, outputs))
+        if finding is None or not finding.is_tuned:
+            return None, finding
+        try:
+            return self.schedule(node, finding.schedule), finding
+        except NoSchedule as error:
+            self._forget(finding.key, error)
+            return None, None
+
+    def _forget(self, key: str, error: NoSchedule) -> None:
+        warnings.warn(f"a finding is not used: {error}", RuntimeWarning, stacklevel=3)
+        del self.findings[key]
 
     def key(self, node: Node, outputs: set[Value]) -> str:
         """The key of the kernel of ``node`` as the rule schedules it."""

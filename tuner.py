@@ -138,7 +138,7 @@ class Tuner:
         progress: called with (seconds spent, seconds in all, what).
 
     Attributes:
-        log: one line per comparison and per change.
+        comparisons: one line per schedule that was measured. log: what came of it in all.
     """
 
     def __init__(
@@ -151,6 +151,7 @@ class Tuner:
         self.program, self.compiler = program, compiler
         self.threads, self.seconds, self.progress = threads, seconds, progress
         self.dims: Mapping[str, Dim] = graph.symbols
+        self.comparisons: list[str] = []
         self.log: list[str] = []
         self.kernels = self._kernels(graph)
         self._measure = measure
@@ -248,7 +249,7 @@ class Tuner:
         for k, record in tried.items():
             before, after = k.took(old), k.took(new)
             better = after < GAIN * before
-            self.log.append(
+            self.comparisons.append(
                 f"{_label(self.program, k)}: {after * 1e6:.1f} us, best so far {before * 1e6:.1f} us: "
                 f"{k.names[k.after - 1]}{', faster' if better else ''}"
             )
@@ -271,10 +272,12 @@ class Tuner:
                 k.seconds = k.rule_seconds
                 if k.best is k.rule:
                     continue
-                self.log.append(f"{_label(self.program, k)}: dropped again: {k.name}")
+                self.comparisons.append(f"{_label(self.program, k)}: dropped again: {k.name}")
                 k.name, k.best = k.names[0], k.rule
                 self.program = with_kernels(self.program, dict.fromkeys(k.steps, k.rule))
-        self.log.append(f"all kernels: {old.sum() * 1e6:.1f} us by the rule, {new.sum() * 1e6:.1f} us as measured")
+        self.log.append(
+            f"all kernels in turns: {old.sum() * 1e6:.1f} us by the rule, {new.sum() * 1e6:.1f} us as measured"
+        )
 
     def _report(self, busy: Sequence[_Kernel]) -> None:
         if self.progress is not None:

@@ -20,7 +20,7 @@ from ...ir.types import TensorType
 from .. import schedule as scheduling
 from ..contraction import Contraction, Generator, Operand, compute
 from ..loopir import LoopBuilder, Val
-from .chain_plan import Band, ChainPlan, Stage, plan_chain
+from .chain_plan import Band, ChainPlan, Stage, other_plans, plan_chain
 from .contraction import Group, Plan, _epilogue, _epilogue_lines, decode, grain, group_of, problem
 from .contraction_conv import check_halo, plan_conv
 from .contraction_halo import clear_halo
@@ -134,13 +134,19 @@ class _Memory:
     pointer: Val
 
 
-def lower(node: Node, target: Target) -> LoweredKernel:
-    """The kernel of a chain.
+def schedules(node: Node, target: Target) -> list[ChainPlan]:
+    """Plans that ``lower`` takes for ``node`` and that are worth measuring, the rule's choice first."""
+    return [plan_chain(node, target)[1], *other_plans(node, target)]
+
+
+def lower(node: Node, target: Target, schedule: ChainPlan | None = None) -> LoweredKernel:
+    """The kernel of a chain; ``schedule`` (one of ``schedules``): instead of the rule's choice.
 
     Raises:
         UnsupportedError: the group is no chain, or its layouts do not fit; the message says why.
     """
-    stages, plan = plan_chain(node, target)
+    stages, rule = plan_chain(node, target)
+    plan = schedule or rule
     steps = [_Step(node, stages, plan, i, target) for i in range(len(stages))]
     b = LoopBuilder("kernel", target)
     last = steps[-1]

@@ -107,6 +107,11 @@ class ChainPlan:
     def scratch(self) -> int:
         return sum(band.nbytes for band in self.intermediates)
 
+    @property
+    def name(self) -> str:
+        """The decisions alone: equal for equal plans, different for different ones (``tune``)."""
+        return f"chain, {self.rows} rows per band, {self.bands} bands per strip, {self.strips} strips"
+
     def __str__(self) -> str:
         return (
             f"{self.rows} rows per band, {self.bands} band(s) in each of {self.strips} strip(s), "
@@ -201,6 +206,22 @@ def bands_of(stages: list[Stage], rows: int, lanes: int) -> tuple[Band, ...]:
 
 def plan_chain(node: Node, target: Target) -> tuple[list[Stage], ChainPlan]:
     """Stages of the chain and the bands for them; UnsupportedError if no chain kernel can run it."""
+    stages, lanes = _stages_and_lanes(node, target)
+    return stages, _strips(stages, _most_rows(stages, lanes, SCRATCH_SHARE * target.l2_bytes), lanes, target)
+
+
+def other_plans(node: Node, target: Target) -> list[ChainPlan]:
+    """What else is worth measuring than the plan of ``plan_chain``: smaller and larger bands, more and fewer strips."""
+    stages, lanes = _stages_and_lanes(node, target)
+    rule = _strips(stages, _most_rows(stages, lanes, SCRATCH_SHARE * target.l2_bytes), lanes, target)
+    rows = [_most_rows(stages, lanes, share * SCRATCH_SHARE * target.l2_bytes) for share in (0.5, 0.7, 1.4, 0.25, 2.0)]
+    plans = [_strips(stages, size, lanes, target) for size in rows]
+    counts = [rule.strips * 2, rule.strips // 2, STRIPS // 2, 2 * STRIPS]
+    plans += [_strips(stages, rule.rows, lanes, target, count) for count in counts if count]
+    return [p for p in {p.name: p for p in plans}.values() if p.name != rule.name]
+
+
+def _stages_and_lanes(node: Node, target: Target) -> tuple[list[Stage], int]:
     stages = stages_of(node)
     lanes = target.lanes(compute(stages[-1].core.output.dtype))
     if any(lanes != target.lanes(compute(s.core.output.dtype)) for s in stages):
@@ -208,20 +229,25 @@ def plan_chain(node: Node, target: Target) -> tuple[list[Stage], ChainPlan]:
     for value in (s.core.output for s in stages):
         if dict(value.type.layout.blocks)[1] != lanes:
             raise UnsupportedError(f"chain kernel: channels must lie in blocks of {lanes}")
+    return stages, lanes
+
+
+def _most_rows(stages: list[Stage], lanes: int, scratch: float) -> int:
+    """Rows of near-equal bands that fit ``scratch`` bytes."""
     height = upper(stages[-1].core.output.shape[2])
-    rows = next(
+    return next(
         size
         for size in (-(-height // count) for count in range(1, height + 1))
-        if size == 1 or sum(b.nbytes for b in bands_of(stages, size, lanes)) <= SCRATCH_SHARE * target.l2_bytes
+        if size == 1 or sum(b.nbytes for b in bands_of(stages, size, lanes)) <= scratch
     )
-    return stages, _strips(stages, rows, lanes, target)
 
 
-def _strips(stages: list[Stage], rows: int, lanes: int, target: Target) -> ChainPlan:
+def _strips(stages: list[Stage], rows: int, lanes: int, target: Target, wanted: int | None = None) -> ChainPlan:
+    """The plan for bands of at most ``rows``; ``wanted``: strips, if the work they repeat is small."""
     images = stages[-1].core.output.shape[0]
     height = upper(stages[-1].core.output.shape[2])
     work = [s.flops / _rate(s, target, lanes) for s in stages]
-    wanted = max(1, -(-STRIPS // max(1, bounds(images)[0])))
+    wanted = wanted or max(1, -(-STRIPS // max(1, bounds(images)[0])))
 
     def repeated(strips: int, bands: tuple[Band, ...]) -> float:
         """Seconds per image of rows that neighbouring strips both compute."""

@@ -6,7 +6,7 @@ operator is either in ``LOWERINGS`` or in ``NOT_LOWERED`` with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...ir.errors import UnsupportedError
@@ -14,18 +14,24 @@ from ...ir.graph import Node
 from ...ir.target import Target
 from . import arithmetic, attention, chain, contraction, elementwise, indexed, pooling, reduction, reindex
 from .accumulate import ARGS, REDUCES
-from .contraction import Schedule
+from .chain_plan import ChainPlan
 from .kernel import LoweredKernel
 
-__all__ = ["FUSED", "LOWERINGS", "NOT_LOWERED", "Lowering", "lower", "schedules", "supports"]
+__all__ = ["FUSED", "LOWERINGS", "NOT_LOWERED", "Lowering", "Schedule", "lower", "schedules", "supports"]
+
+Schedule = contraction.Schedule | ChainPlan  # each with a name that tells its decisions
 
 
 @dataclass(frozen=True)
 class Lowering:
-    """``supports(node, target)`` gives None or a reason; ``lower(node, target)`` the kernel."""
+    """``supports(node, target)`` gives None or a reason; ``lower(node, target)`` the kernel.
+
+    ``schedules(node, target)`` lists what there is to choose from; ``lower`` takes one of them as third argument.
+    """
 
     supports: Callable[[Node, Target], str | None]
-    lower: Callable[[Node, Target], LoweredKernel]
+    lower: Callable[..., LoweredKernel]
+    schedules: Callable[[Node, Target], Sequence[Schedule]] | None = None
 
 
 def _contraction_supports(node: Node, target: Target) -> str | None:
@@ -39,8 +45,8 @@ def _contraction_supports(node: Node, target: Target) -> str | None:
 _ELEMENTWISE = Lowering(elementwise.supports, elementwise.lower)
 _REDUCTION = Lowering(reduction.supports, reduction.lower)
 _POOLING = Lowering(pooling.supports, pooling.lower)
-_CONTRACTION = Lowering(_contraction_supports, contraction.lower_contraction)
-_CHAIN = Lowering(chain.supports, chain.lower)
+_CONTRACTION = Lowering(_contraction_supports, contraction.lower_contraction, contraction.schedules)
+_CHAIN = Lowering(chain.supports, chain.lower, chain.schedules)
 
 LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(arithmetic.RULES, _ELEMENTWISE),
@@ -78,9 +84,10 @@ def supports(node: Node, target: Target) -> str | None:
     return lowering.supports(node, target)
 
 
-def schedules(node: Node, target: Target) -> list[Schedule]:
+def schedules(node: Node, target: Target) -> Sequence[Schedule]:
     """Schedules of ``node`` as it stands that are worth measuring, the rule's choice first; empty: it has no other."""
-    return contraction.schedules(node, target) if _find(node) is _CONTRACTION else []
+    lowering = _find(node)
+    return lowering.schedules(node, target) if lowering is not None and lowering.schedules is not None else []
 
 
 def lower(node: Node, target: Target, schedule: Schedule | None = None) -> LoweredKernel:
@@ -93,6 +100,4 @@ def lower(node: Node, target: Target, schedule: Schedule | None = None) -> Lower
     if lowering is None or reason is not None:
         place = f" at {node.source}" if str(node.source) else ""
         raise UnsupportedError(f"no kernel for {node!r}{place} on {target.name}: {reason}")
-    if schedule is not None:
-        return contraction.lower_contraction(node, target, schedule)
-    return lowering.lower(node, target)
+    return lowering.lower(node, target) if schedule is None else lowering.lower(node, target, schedule)
