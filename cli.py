@@ -466,6 +466,8 @@ def _bench_peers(
     from .measure import comparison, systems, tables
     from .runtime.cpu import default_threads
 
+    if arguments["tune"]:
+        raise click.UsageError('tune with "ingot compile --tune" first; with --peers, --tune 0 uses what it found')
     wanted = [p for p in systems.PEERS if p != "torch.compile"] if peers == "all" else peers.split(",")
     if unknown := set(wanted) - set(systems.PEERS):
         raise click.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(systems.PEERS)}",

@@ -12,6 +12,7 @@ import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
@@ -30,11 +31,18 @@ TURNS = 4  # slices of each program in a comparison
 SLICE_SECONDS = 0.08
 _COMPILE_SHARE = 0.1  # of the budget, at most, that goes into code before the next comparison
 
-Measure = Callable[[Sequence[Program]], list[np.ndarray]]  # median seconds of every step, per program
+
+class Timer(Protocol):
+    """Gives the median seconds of every step of programs that take turns; two of them cost ``comparison_seconds``."""
+
+    @property
+    def comparison_seconds(self) -> float: ...
+
+    def __call__(self, programs: Sequence[Program]) -> list[np.ndarray]: ...
 
 
 class Stopwatch:
-    """Times programs of equal inputs in turns, on made-up inputs and this machine.
+    """Times programs of equal inputs in turns, on made-up inputs and this machine (a ``Timer``).
 
     Args:
         program: one of them. Symbolic extents get their upper bounds.
@@ -134,7 +142,7 @@ class Tuner:
     Args:
         graph: the optimised graph; program: what ``build_program`` made of it with ``compiler``.
         threads: as for ``Executable``. seconds: what may be spent, compiling included.
-        measure, clock: where times come from.
+        measure, clock: where times come from (default: a ``Stopwatch``, ``time.perf_counter``).
         progress: called with (seconds spent, seconds in all, what).
 
     Attributes:
@@ -143,7 +151,7 @@ class Tuner:
 
     def __init__(
         self, graph: Graph, program: Program, compiler: KernelCompiler, *, threads: int, seconds: float,
-        measure: Stopwatch | None = None, clock: Callable[[], float] = time.perf_counter,
+        measure: Timer | None = None, clock: Callable[[], float] = time.perf_counter,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> None:  # fmt: skip
         self.clock = clock

@@ -103,6 +103,8 @@ def prepare(
         "target": request.settings["target"],
         "disable": request.settings["disable"],
         "no_cache": not request.settings["cache"],
+        "tune": request.settings["tune"],
+        "tune_file": request.settings["tune_file"],
     }
     subject = Subject(arguments, threads, seed, extent, twin or model, folder)
     path = folder / "model.onnx"

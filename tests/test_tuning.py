@@ -558,5 +558,7 @@ def test_commands(tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPa
         assert ("measured: 5.0 us" in done.output.replace("\n", " ")) == (command[0] == "profile")
     wrong = runner.invoke(cli.cli, ["inspect", *model, "--tune", "2"])
     assert wrong.exit_code == 2 and "measures nothing" in wrong.output
+    wrong = runner.invoke(cli.cli, ["bench", *model, "--tune", "2", "--peers", "onnxruntime"])
+    assert wrong.exit_code == 2 and "--tune 0 uses" in wrong.output
     wrong = runner.invoke(cli.cli, ["bench", "net.ingot", "--tune", "2"])
     assert wrong.exit_code == 2 and "--tune is for models that are compiled" in wrong.output
