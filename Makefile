@@ -4,7 +4,7 @@ VENV   ?= .venv
 PYTEST_ARGS ?=
 # What mypy checks in full: the public API, the language of the IR, everything that reads untrusted files.
 TYPED := -m ingot -m ingot._aliases -m ingot.driver -m ingot.export -p ingot.ir -p ingot.frontend.serialization \
-         -m ingot.codegen.onnx_export
+         -m ingot.codegen.onnx_export -m ingot.runtime.findings
 BIN := $(VENV)/bin
 
 .PHONY: help demo test slow parity lint types bench clean
