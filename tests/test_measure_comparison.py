@@ -82,7 +82,9 @@ def test_every_system_computes_the_same_with_the_same_weights(folder: Path) -> N
     results = comparison.compare(subject, columns, seconds=0.02, report=said.append)
     assert list(results) == [s.name for s in columns]
     for name, entry in results.items():
-        assert entry.get("l2_error", 1.0) < 1e-5, (name, entry)
+        # OpenVINO's default computes in bfloat16 where the CPU has instructions for it.
+        bound = 2e-2 if name.startswith("openvino-default") else 1e-5
+        assert entry.get("l2_error", 1.0) < bound, (name, entry)
         if "same_as" not in entry:
             assert entry["calls"] >= 1 and 0 < entry["p10_ms"] <= entry["median_ms"] <= entry["p90_ms"]
             assert entry["turns"] >= 1 and entry["facts"]["peak_mib"] > 10
@@ -237,7 +239,7 @@ def test_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import models
     import report
 
-    assert set(report.MODELS) == set(models.MODELS)
+    assert set(report.MODELS) <= set(models.MODELS)  # not the variants of the U-Net
     rows = [
         row("lenet", 1, 1, ingot_float32=2.0, onnxruntime=4.0, openvino=3.0, openvino_default=1.0),
         row("vgg16", 1, 2, ingot_float32=2.0, onnxruntime=16.0, openvino=20.0),

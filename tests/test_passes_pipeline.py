@@ -52,6 +52,8 @@ EXPECTED = {
     "mobilenet_v2": {"conv+add+clamp": 35, "conv+add+add": 10, "conv+add": 7, "matmul+add": 1},
     "mobilenet_thin": {"conv+add+clamp": 9, "conv+add+add": 2, "conv+add": 2, "matmul+add": 1},
     "unet": {"conv+add+relu": 18, "conv+add": 5},
+    "unet_bilinear": {"conv+add+relu": 18, "conv+add": 5},
+    "unet_transposed": {"conv+add+relu": 18, "conv+add": 1},
     "unet_small": {"conv+add+relu": 18, "conv+add": 5},
     # Per layer, beside attention: qkv; two projections with their residuals; GELU.
     "encoder": {"matmul+add": 6, "matmul+add+add": 12, "matmul+add+gelu": 6},
