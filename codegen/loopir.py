@@ -396,6 +396,16 @@ class LoopBuilder:
         """float32 to the bits (uint16) of the nearest bfloat16, ties to even, subnormal operands as zero."""
         return self._emit("tile_round", (v,), dtypes.uint16, v.lanes)
 
+    def pair_dot(self, c: Val, a: Val, b: Val) -> Val:
+        """``c`` (float32) plus two bfloat16 products per lane; ``a`` and ``b`` (int32) hold a pair in each lane.
+
+        Subnormal operands and results count as zero where the instruction exists; whether the sum is rounded after
+        the first product is up to the CPU.
+        """
+        if {a.dtype, b.dtype} != {dtypes.int32} or c.dtype is not dtypes.float32 or not a.lanes == b.lanes == c.lanes:
+            raise TypeError(f"loop IR pair_dot: {c.type_text} with {a.type_text} and {b.type_text}")
+        return self._emit("pair_dot", (c, a, b), dtypes.float32, c.lanes)
+
     # -- control ------------------------------------------------------------------------------------
     def loop(
         self, lo: Any, hi: Any, body: Callable[..., Any], *, step: int = 1, carry: Sequence[Val] = ()
