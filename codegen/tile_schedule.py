@@ -4,7 +4,7 @@ The unit multiplies a tile of up to 16 rows by one of 16 columns, 32 products de
 output positions: it rounds (or splits) the inputs under the band into scratch memory once, then multiplies them with
 one panel of 32 columns after the other, in blocks of 2 x 2 tiles of sums.
 
-CPUs that have bfloat16 dot products of vectors instead run the same bands; a block then is one tile of up to 14 rows of
+CPUs that have bfloat16 dot products of vectors instead run the same bands; a block then is one tile of up to 13 rows of
 two vectors, held in vector registers.
 """
 
@@ -20,7 +20,8 @@ from ..ir.target import Target
 from .schedule import upper
 
 ROWS = 16  # of a tile
-DOT_ROWS = 14  # of a register tile of dot products: 28 vectors of sums, two of columns, one of rows, of 32 registers
+# Rows of a register tile of dot products: more than 26 sums and what they are made from spill, fewer than 10 wait for loads.
+DOT_ROWS = (5, 13)
 DEPTH = 32  # products per sum and tile operation
 LANES = 16  # columns of a tile
 COLUMNS = 2 * LANES  # of a panel: two tiles
@@ -33,8 +34,9 @@ _EXPOSED = 0.5  # share of the shorter of products and loads that does not overl
 _STREAM_BYTES_PER_CYCLE = 20.0  # from behind L2; a little less than ``schedule`` takes for vector loads
 _SPLIT_CYCLES = {1: 4.0, 2: 8.0, 3: 13.0}  # 16 elements into that many parts, stored
 _EPILOGUE_CYCLES = 8.0  # per vector of results
-# Of dot products: cycles until a sum can be used again, of the loop around a step, of a register tile.
-_DOT_LATENCY, _STEP_CYCLES, _DOT_BLOCK_CYCLES = 6.0, 6.0, 20.0
+# Of dot products, measured on Zen 4: cycles until a sum can be used again, of the loop around a step, of a register
+# tile; share of the rate that nominal clock and ports promise; share of the time of weights from behind L2 that shows.
+_DOT_LATENCY, _STEP_CYCLES, _DOT_BLOCK_CYCLES, _DOT_SHARE, _DOT_STALLS = 6.0, 4.0, 20.0, 0.75, 0.3
 _MOST_ROWS = 512  # positions of a band without a window
 _MOST_SCRATCH = 8 << 20
 _FEW_ITERATIONS = 8  # fewer leave threads without work
@@ -211,17 +213,23 @@ def choose_tiles(target: Target, p: TileProblem) -> TileSchedule | None:
 
 
 def _candidates(target: Target, p: TileProblem) -> Iterator[TileSchedule]:
-    unit, most = ("tiles", ROWS) if target.has_tiles else ("dot products", DOT_ROWS)
+    unit, (least, most) = ("tiles", (ROWS, ROWS)) if target.has_tiles else ("dot products", DOT_ROWS)
     for images, lines, positions in _bands(p):
-        sizes = {(False, -(-positions // -(-positions // most)))}
+        sizes = {(False, rows) for rows in _row_counts(positions, least, most)}
         if lines > 1:
             width = positions + p.windows[-1].reach()
             whole = (lines - 1) * width + positions
-            sizes |= {(True, most), (True, -(-whole // -(-whole // most)))}
+            sizes |= {(True, rows) for rows in (most, *_row_counts(whole, least, most))}
         for flat, rows in sorted(sizes):
             for block in _blocks(p) if unit == "tiles" else [p.steps]:
                 s = TileSchedule(unit, p.parts, images, lines, positions, rows, flat, block, p.windows, p.groups)
                 yield _estimated(target, p, s)
+
+
+def _row_counts(positions: int, least: int, most: int) -> set[int]:
+    """Rows per tile that share ``positions`` evenly, between ``least`` (if there are so many) and ``most``."""
+    counts = range(-(-positions // most), max(-(-positions // most), positions // least) + 1)
+    return {-(-positions // count) for count in counts}
 
 
 def _bands(p: TileProblem) -> Iterator[tuple[int, int, int]]:
@@ -279,7 +287,7 @@ def _tile_cycles(target: Target, p: TileProblem, s: TileSchedule, columns: int) 
 def _dot_cycles(target: Target, p: TileProblem, s: TileSchedule, columns: int) -> float:
     """The same for dot products, in vectors."""
     sums = s.rows * columns
-    dots = 2 * sums / (target.fma_ports * target.bf16_dot)
+    dots = 2 * sums / (target.fma_ports * target.bf16_dot * _DOT_SHARE)
     waits = _DOT_LATENCY / chains(sums)
     pair = max(dots, (s.rows + columns) / target.fma_ports, waits)
     return s.tiles * (p.steps * (DEPTH // 2 * pair + _STEP_CYCLES) + _DOT_BLOCK_CYCLES + sums)
@@ -297,7 +305,8 @@ def _estimated(target: Target, p: TileProblem, s: TileSchedule) -> TileSchedule:
         multiply += count * s.images * image
         stream += count * p.steps * p.parts * columns * TILE_BYTES
     if -(-p.n // COLUMNS) * p.steps * p.parts * 2 * TILE_BYTES + s.left_bytes > target.l2_bytes // 2:
-        multiply = max(multiply, stream / _STREAM_BYTES_PER_CYCLE)
+        stream /= _STREAM_BYTES_PER_CYCLE
+        multiply = max(multiply, stream) if s.unit == "tiles" else multiply + _DOT_STALLS * stream
     split = s.images * s.group * p.groups * 2 * _SPLIT_CYCLES[p.parts]
     finish = s.images * s.lines * s.positions * -(-p.n // 16) * _EPILOGUE_CYCLES
     if s.left_bytes > target.l2_bytes // 2:
@@ -306,7 +315,7 @@ def _estimated(target: Target, p: TileProblem, s: TileSchedule) -> TileSchedule:
     iterations = bands * -(-p.n // COLUMNS)
     if iterations < _FEW_ITERATIONS:
         cycles *= 1 + 0.02 * (_FEW_ITERATIONS - iterations)
-    peak = 8192 / DOT_CYCLES if s.unit == "tiles" else LANES * target.fma_ports * target.bf16_dot
+    peak = 8192 / DOT_CYCLES if s.unit == "tiles" else LANES * target.fma_ports * target.bf16_dot * _DOT_SHARE
     ideal = images * lines * positions * p.n * p.channels * p.taps / peak * p.outer
     reason = f"est. {100 * ideal * len(products(p.parts)) / max(cycles, 1.0):.0f}% of the unit's peak"
     values = {k: getattr(s, k) for k in s.__dataclass_fields__} | {"cycles": cycles, "reason": reason}
