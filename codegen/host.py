@@ -54,8 +54,8 @@ _NAMED = {
     ),
 }  # fmt: skip
 NAMES = (*_NAMED, "host")
-# Target.bf16_dot by LLVM's CPU name, measured (``python benchmarks/kernels.py --dots``). The feature alone says nothing:
-# where the instruction is slower than two FMAs, kernels are better off without it.
+# Target.bf16_dot by LLVM's CPU name, as measured (``python benchmarks/kernels.py`` prints it). The feature alone is no
+# reason to use the instruction: some CPUs run it at less than the rate of two FMAs.
 _BF16_DOT = {"znver4": 2.0}
 # Newer instruction sets that kernels do not need, and whose names the system spells in its own way.
 _LEFT_OUT = frozenset((

@@ -253,7 +253,8 @@ class TileGenerator(Generator):
                 starts = [b.imul(self.start_of(b.iadd(first, k), counts), DEPTH) for k in range(count)]
                 lefts = [b.at(left, start) for start in starts]
                 places = [b.at(sums, b.imul(b.iadd(first, k), t.rows * LANES)) for k in range(count)]
-                self.block(lefts, right, places, nb, low, high, fresh)
+                number = b.iadd(b.imul(i, t.tiles), first)
+                self.block(number, lefts, right, places, nb, (low, high), fresh)
 
             size = self.together
             whole = b.idiv(tiles, size)
@@ -293,8 +294,13 @@ class TileGenerator(Generator):
         per_line = t.tiles_per_line
         return b.iadd(b.imul(b.idiv(tile, per_line), t.width), b.imul(b.irem(tile, per_line), t.rows))
 
-    def block(self, lefts: list[Val], right: Val, sums: list[Val], nb: int, low: Any, high: Any, fresh: bool) -> None:
-        """Steps ``low`` to ``high`` of one block of tiles: registers 0-3 hold sums, 4 and 5 rows, 6 and 7 columns."""
+    def block(
+        self, number: Any, lefts: list[Val], right: Val, sums: list[Val], nb: int, steps: tuple[Any, Any], fresh: bool
+    ) -> None:
+        """Some steps of one block of row tiles, the first of them ``number`` of the band, by ``nb`` tiles of columns.
+
+        Registers 0-3 hold sums, 4 and 5 rows, 6 and 7 columns.
+        """
         b, t = self.b, self.tiles
         other = t.images * t.tiles * t.rows * LANES  # sums of the second tile of columns
         cells = [(i, j) for i in range(len(lefts)) for j in range(nb)]
@@ -321,7 +327,7 @@ class TileGenerator(Generator):
                 for i, j in cells:
                     b.tile_dot(2 * i + j, 4 + i, 6 + j)
 
-        b.loop(low, high, step)
+        b.loop(*steps, step)
         for i, j in cells:
             b.tile_store(2 * i + j, b.at(sums[i], j * other), 64)
 

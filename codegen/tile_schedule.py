@@ -20,7 +20,7 @@ from ..ir.target import Target
 from .schedule import upper
 
 ROWS = 16  # of a tile
-# Rows of a register tile of dot products: more than 26 sums and what they are made from spill, fewer than 10 wait for loads.
+# Rows of a register tile of dot products: with more than 26 sums LLVM spills, fewer than 10 wait for loads.
 DOT_ROWS = (5, 13)
 DEPTH = 32  # products per sum and tile operation
 LANES = 16  # columns of a tile
@@ -195,8 +195,8 @@ class TileSchedule:
         band = "x".join(str(e) for e in (self.images, self.lines, self.positions) if e != 1) or "1"
         how = "across lines" if self.flat and self.lines > 1 else "within lines"
         return (
-            f"bfloat16 {self.unit}, {len(products(self.parts))} product(s), band {band}, {self.rows} rows per tile {how}, "
-            f"{self.block} steps per block; {self.reason}"
+            f"bfloat16 {self.unit}, {len(products(self.parts))} product(s), band {band}, {self.rows} rows per tile "
+            f"{how}, {self.block} steps per block; {self.reason}"
         )
 
 

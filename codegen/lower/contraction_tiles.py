@@ -20,7 +20,16 @@ from ..loopir import LoopBuilder
 from ..tile_contraction import Left, TileGenerator
 from ..tile_emulation import emulate
 from ..tile_schedule import (
-    COLUMNS, DEPTH, FORMS, LANES, PARTS, TileProblem, TileSchedule, Window, choose_tiles, products,
+    COLUMNS,
+    DEPTH,
+    FORMS,
+    LANES,
+    PARTS,
+    TileProblem,
+    TileSchedule,
+    Window,
+    choose_tiles,
+    products,
 )  # fmt: skip
 from .contraction_conv import SPATIAL, check_halo, names_of
 from .contraction_halo import clear_halo
