@@ -36,7 +36,7 @@ _SPLIT_CYCLES = {1: 4.0, 2: 8.0, 3: 13.0}  # 16 elements into that many parts, s
 _EPILOGUE_CYCLES = 8.0  # per vector of results
 # Of dot products, measured on Zen 4: cycles until a sum can be used again, of the loop around a step, of a register
 # tile; share of the rate that nominal clock and ports promise; share of the time of weights from behind L2 that shows.
-_DOT_LATENCY, _STEP_CYCLES, _DOT_BLOCK_CYCLES, _DOT_SHARE, _DOT_STALLS = 6.0, 4.0, 20.0, 0.75, 0.3
+_DOT_LATENCY, _STEP_CYCLES, _DOT_BLOCK_CYCLES, _DOT_SHARE, _DOT_STALLS = 6.0, 4.0, 20.0, 0.75, 0.2
 _MOST_ROWS = 512  # positions of a band without a window
 _MOST_SCRATCH = 8 << 20
 _FEW_ITERATIONS = 8  # fewer leave threads without work
@@ -309,8 +309,10 @@ def _estimated(target: Target, p: TileProblem, s: TileSchedule) -> TileSchedule:
         multiply = max(multiply, stream) if s.unit == "tiles" else multiply + _DOT_STALLS * stream
     split = s.images * s.group * p.groups * 2 * _SPLIT_CYCLES[p.parts]
     finish = s.images * s.lines * s.positions * -(-p.n // 16) * _EPILOGUE_CYCLES
-    if s.left_bytes > target.l2_bytes // 2:
-        multiply *= 1.5 if s.unit == "tiles" else 1.1  # the band falls out of L2 between panels
+    if s.unit == "tiles" and s.left_bytes > target.l2_bytes // 2:
+        multiply *= 1.5  # the band falls out of L2 between panels
+    if s.unit != "tiles" and s.left_bytes + s.images * s.lines * s.positions * p.n * 4 > target.l2_bytes // 2:
+        multiply *= 1.05  # or the results do, before their lines are complete
     cycles = bands * (split + multiply + finish)
     iterations = bands * -(-p.n // COLUMNS)
     if iterations < _FEW_ITERATIONS:
