@@ -98,6 +98,7 @@ class LoopFunction:
     scratch_bytes: int = 0
     body: list[Any] = field(default_factory=list)
     tiles: tuple[TileShape, ...] = ()  # shapes of the matrix tiles, for kernels that use them
+    dots: bool = False  # whether it has bfloat16 dot products
     ids: int = 0  # values so far
 
     def __str__(self) -> str:
@@ -404,6 +405,7 @@ class LoopBuilder:
         """
         if {a.dtype, b.dtype} != {dtypes.int32} or c.dtype is not dtypes.float32 or not a.lanes == b.lanes == c.lanes:
             raise TypeError(f"loop IR pair_dot: {c.type_text} with {a.type_text} and {b.type_text}")
+        self.fn.dots = True
         return self._emit("pair_dot", (c, a, b), dtypes.float32, c.lanes)
 
     # -- control ------------------------------------------------------------------------------------

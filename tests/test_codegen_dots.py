@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import ingot
 import numpy as np
 import pytest
 from contraction_harness import Compiled, execute, random_arrays
+from ingot import nn
 from ingot.codegen.assemble import assembly_text
 from ingot.codegen.host import host_target, target_named
 from ingot.codegen.llvm_emit import emit
@@ -17,6 +19,8 @@ from ingot.codegen.tile_layouts import missing_unit, tile_choices
 from ingot.ir import dtypes
 from ingot.ir.dims import Dim
 from ingot.ir.target import Target
+from ingot.measure.limits import Probe
+from ingot.runtime import encoding
 from kernel_harness import Guarded, raw_kernel
 from tile_harness import (
     CONVOLUTIONS,
@@ -137,6 +141,16 @@ def test_every_split_gives_the_same_bits(target: Target) -> None:
     first, *others = (execute(compiled, node, arrays, {}, pieces)[0] for pieces in (1, 2, 5))
     for other in others:
         np.testing.assert_array_equal(first, other)
+
+
+@pytest.mark.skipif(not host_target().has_dots, reason="needs a CPU with fast dot products")
+def test_programs_name_the_unit_and_need_no_permission() -> None:
+    layers, x = nn.Sequential(nn.Linear(256, 256), nn.ReLU()), np.ones((64, 256), np.float32)
+    program = ingot.compile(layers, x, precision="bfloat16", cache=False).executable.program
+    assert not program.uses_tiles and any(step.bf16 for step in program.steps)
+    assert any(step.bf16 for step in encoding.decode(encoding.encode(program)).steps)
+    limits = Probe(1).limits()
+    assert limits.bf16_flops > limits.flops
 
 
 # -- what is chosen, and the code ------------------------------------------------------------------------
