@@ -10,17 +10,16 @@ from ..ir.target import Target
 from ..ir.types import TensorType
 from .lower.contraction_operands import Placed
 from .lower.contraction_tiles import geometry, schedule_of, weight_layout
-from .tile_schedule import FORMS, LANES, products
+from .tile_schedule import FORMS, LANES, products, serves
 
 # Three parts would do for "float32" by their error, but not for infinite inputs, nor for products near 2**-126.
-# Dot products of vectors are twice as fast as FMA at best, which three products per term would more than undo.
 _PARTS = {"float32-fast": 2, "bfloat16": 1}
 
 
 def tile_choices(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
     """At most one choice: operands on as many bfloat16 parts as ``precision`` asks for."""
     parts = _PARTS.get(precision)
-    if parts is None or not _serves(target, parts):
+    if parts is None or not serves(target, parts):
         return []
     weight = weight_layout(node, parts) if node.op in ("conv", "matmul") else None
     if weight is None:
@@ -41,14 +40,9 @@ def tile_choices(node: Node, target: Target, precision: str) -> list[LayoutChoic
     return [LayoutChoice((given, weight), (out,), seconds, why)]
 
 
-def _serves(target: Target, parts: int) -> bool:
-    """Whether ``target`` has a unit that gains from so many parts."""
-    return target.has_tiles or (target.has_dots and parts == 1)
-
-
 def missing_unit(target: Target, precision: str) -> str:
     """Why ``precision`` gains less than it could on ``target``; "" if a unit serves it or it does not ask for them."""
-    if precision not in _PARTS or _serves(target, _PARTS[precision]):
+    if precision not in _PARTS or serves(target, _PARTS[precision]):
         return ""
     also = "" if _PARTS[precision] > 1 else ", nor fast bfloat16 dot products"
     return f"{target.name} has no bfloat16 matrix tiles{also}; contractions run on its float32 units"

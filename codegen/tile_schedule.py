@@ -44,6 +44,14 @@ FORMS = {1: "bf16", 2: "bf16x2", 3: "bf16x3"}
 PARTS = {form: parts for parts, form in FORMS.items()}
 
 
+def serves(target: Target, parts: int) -> bool:
+    """Whether ``target`` has a unit for operands of so many parts.
+
+    Dot products of vectors are twice as fast as FMAs at best, which three products per term would more than undo.
+    """
+    return target.has_tiles or (target.has_dots and parts == 1)
+
+
 def products(parts: int) -> tuple[tuple[int, int], ...]:
     """(part of A, part of B) of the products that count, in the order of computation.
 

@@ -174,6 +174,7 @@ def test_portable_targets_do_not_use_them() -> None:
     for name in ("x86-64", "x86-64-avx2", "x86-64-avx512", "x86-64-amx", "aarch64"):
         assert not target_named(name).has_dots
     assert not target_named("x86-64-avx512").has("avx512bf16")
+    assert host_target("x86-64-avx512").bf16_dot == 0.0, "a cap takes them away"
 
 
 @pytest.mark.parametrize("rows", [1, 3, 26, 196])

@@ -30,7 +30,8 @@ from ..tile_schedule import (
     Window,
     choose_tiles,
     products,
-)  # fmt: skip
+    serves,
+)
 from .contraction_conv import SPATIAL, check_halo, names_of
 from .contraction_halo import clear_halo
 from .contraction_operands import ONE, OutAxis, Placed, ints, merge_rows, result_operand
@@ -185,7 +186,7 @@ def check_tiles(group: Any, target: Target) -> tuple[Geometry, Contraction, Tile
     """What ``lower_tiles`` starts from; UnsupportedError says what does not fit."""
     core, right = group.core, group.operands[1].type.layout
     parts = PARTS[right.form]
-    if not target.has_tiles and not (target.has_dots and parts == 1):
+    if not serves(target, parts):
         raise UnsupportedError(f"{core.op}: {target.name} has no matrix tile unit for form {right.form}")
     if right != weight_layout(core, parts):
         raise UnsupportedError(f"{core.op}: weight {group.operands[1].type} is not packed for tiles")
