@@ -56,7 +56,7 @@ class KernelRecord:
     flops: float
     bytes: float
     inplace: Mapping[int, int]
-    tiles: bool = False
+    bf16: bool = False
 
     def to_text(self, schedule: str) -> str:
         """The JSON that travels in ``KernelImage.description``."""
@@ -71,7 +71,7 @@ class KernelRecord:
                 "flops": self.flops,
                 "bytes": self.bytes,
                 "inplace": [list(p) for p in self.inplace.items()],
-                "tiles": self.tiles,
+                "bf16": self.bf16,
             }
         )
 
@@ -89,7 +89,7 @@ class KernelRecord:
             data["flops"],
             data["bytes"],
             {r: o for r, o in data["inplace"]},
-            data["tiles"],
+            data["bf16"],
         )
 
 
@@ -221,7 +221,7 @@ class KernelCompiler:
             lowered.flops,
             lowered.bytes,
             lowered.inplace,
-            bool(fn.tiles) and self.target.has("amx-tile"),
+            fn.dots or (bool(fn.tiles) and self.target.has("amx-tile")),
         )
         if self.cache is not None:
             self.cache.put(KernelImage(key, code, entry, record.to_text(lowered.schedule)))
@@ -342,7 +342,7 @@ class _Builder:
             if progress is not None:
                 progress(i, len(self.nodes), str(node.source) or node.op)
             records.append(self.compiler.compile(node, graph.symbols, self.outputs))
-        program.uses_tiles = any(record.tiles for record in records)
+        program.uses_tiles = self.compiler.target.has("amx-tile") and any(record.bf16 for record in records)
         self._place(records)
         for node, record in zip(self.nodes, records, strict=True):
             everything = [*node.inputs, *node.outputs]
@@ -359,7 +359,7 @@ class _Builder:
                     record.flops,
                     record.bytes,
                     direct_flops(node),
-                    record.tiles,
+                    record.bf16,
                 )
             )
         program.kernels[abi.EXECUTOR] = self.compiler.executor()

@@ -33,6 +33,7 @@ from ingot.codegen.lower.kernel import LoweredKernel
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
 from ingot.ir.builder import GraphBuilder
 from ingot.ir.graph import Graph, Node
+from ingot.ir.kernels import PRECISIONS
 from ingot.ir.plan import KernelImage
 from ingot.ir.target import Target
 from ingot.ir.types import TensorType
@@ -53,17 +54,18 @@ def load(fn: LoopFunction, target: Target) -> tuple[Callable[..., None], CodeMap
 
 
 class FmaLoop:
-    """The rate of independent FMAs: what no kernel can exceed."""
+    """The rate of independent FMAs: what no kernel can exceed; ``dots``: of bfloat16 dot products instead."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, dots: bool = False) -> None:
         b = LoopBuilder("peak", target)
         out = b.buffer("out", dtypes.float32)
         lanes, sums = target.lanes(dtypes.float32), 12
         x = b.load(out, 0, lanes)
+        pairs = b.bitcast(x, dtypes.int32)
         done = b.loop(
             b.begin,
             b.end,
-            lambda i, *v: [b.op("fma", x, x, a) for a in v],
+            lambda i, *v: [b.pair_dot(a, pairs, pairs) if dots else b.op("fma", x, x, a) for a in v],
             carry=[b.load(out, lanes * k, lanes) for k in range(sums)],
         )
         for k, v in enumerate(done):
@@ -72,7 +74,7 @@ class FmaLoop:
         self.memory = allocate(lanes * sums * 4, 4096)
         self.memory[:] = 0
         self.args = np.array([self.memory.ctypes.data], np.int64)
-        self.flops = 2.0 * lanes * sums
+        self.flops = 2.0 * lanes * sums * (2 if dots else 1)
         self.overhead = min(self.run(1) for _ in range(1000))
         self.recent: list[float] = []
         self.top = 0.0  # the full rate at present: it moves with the clock
@@ -278,9 +280,9 @@ def measure(name: str, kernel: LoweredKernel, target: Target, peak: FmaLoop, sec
     )
 
 
-def with_choice(node: Node, target: Target, choice: int) -> Node:
+def with_choice(node: Node, target: Target, choice: int, precision: str = "float32") -> Node:
     """``node`` in the layouts of its ``choice``-th layout choice."""
-    pick = layout_choices(node, target)[choice]
+    pick = layout_choices(node, target, precision)[choice]
     for v, layout in zip([*node.inputs, *node.outputs], [*pick.inputs, *pick.outputs], strict=True):
         v.type = v.type.with_layout(layout)
     return node
@@ -348,6 +350,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", help="names from benchmarks/models.py, or all")
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="batch sizes (with --models)")
     parser.add_argument("--choice", type=int, default=0, help="layout choice of single operators, best first")
+    parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of single operators")
     parser.add_argument("--seconds", type=float, default=3.0, help="longest time per kernel")
     parser.add_argument("--depthwise", action="store_true", help="list depthwise convolutions of models too")
     parser.add_argument("--brief", action="store_true", help="no schedules")
@@ -356,10 +359,14 @@ def main() -> None:
     target = host_target()
     peak = FmaLoop(target)
     print(f"{target.name}: FMA loop {max(peak.rate() for _ in range(5000)):.0f} GFLOP/s")
+    if target.has("avx512bf16"):
+        dots = FmaLoop(target, dots=True)
+        ratio = np.median([dots.rate() / peak.rate() for _ in range(5000)])
+        print(f"bfloat16 dot products: {dots.top:.0f} GFLOP/s, {ratio:.2f} times the rate of FMAs in turns")
     if not args.models:
         for name, make in CASES.items():
             if args.filter in name:
-                kernel = table.lower(with_choice(make(), target, args.choice), target)
+                kernel = table.lower(with_choice(make(), target, args.choice, args.precision), target)
                 found = measure(name, kernel, target, peak, args.seconds)
                 print(found.row())
                 if not args.brief:

@@ -416,6 +416,19 @@ class _Emitter(Writer):
         zero = self.literal(dtypes.uint16, 0, lanes)
         return self.ins(f"select <{lanes} x i1> {tiny}, <{lanes} x i16> {zero}, <{lanes} x i16> {bits}")
 
+    def op_pair_dot(self, s: Instr) -> str:
+        c, a, b = (self.ref(v) for v in s.args)
+        lanes, kind = s.args[0].lanes, self.vty(s.args[0])
+        if self.target.has("avx512bf16") and lanes == 16:
+            pairs = [self.ins(f"bitcast <16 x i32> {v} to <32 x bfloat>") for v in (a, b)]
+            operands = [(kind, c), *(("<32 x bfloat>", v) for v in pairs)]
+            return self.call("llvm.x86.avx512bf16.dpbf16ps.512", kind, operands)
+        places, high = self.literal(dtypes.int32, 16, lanes), self.literal(dtypes.int32, -(1 << 16), lanes)
+        for half in (f"and <{lanes} x i32> %s, {high}", f"shl <{lanes} x i32> %s, {places}"):
+            x, y = (self.ins(f"bitcast <{lanes} x i32> {self.ins(half % v)} to {kind}") for v in (a, b))
+            c = self.call(f"llvm.fmuladd.{suffix(dtypes.float32, lanes)}", kind, [(kind, x), (kind, y), (kind, c)])
+        return c
+
     # -- arithmetic ---------------------------------------------------------------------------------
     def arithmetic(self, s: Instr) -> str:
         first = next(a for a in s.args if isinstance(a, Val))

@@ -98,6 +98,7 @@ class LoopFunction:
     scratch_bytes: int = 0
     body: list[Any] = field(default_factory=list)
     tiles: tuple[TileShape, ...] = ()  # shapes of the matrix tiles, for kernels that use them
+    dots: bool = False  # whether it has bfloat16 dot products
     ids: int = 0  # values so far
 
     def __str__(self) -> str:
@@ -395,6 +396,17 @@ class LoopBuilder:
     def tile_round(self, v: Val) -> Val:
         """float32 to the bits (uint16) of the nearest bfloat16, ties to even, subnormal operands as zero."""
         return self._emit("tile_round", (v,), dtypes.uint16, v.lanes)
+
+    def pair_dot(self, c: Val, a: Val, b: Val) -> Val:
+        """``c`` (float32) plus two bfloat16 products per lane; ``a`` and ``b`` (int32) hold a pair in each lane.
+
+        Subnormal operands and results count as zero where the instruction exists; whether the sum is rounded after
+        the first product is up to the CPU.
+        """
+        if {a.dtype, b.dtype} != {dtypes.int32} or c.dtype is not dtypes.float32 or not a.lanes == b.lanes == c.lanes:
+            raise TypeError(f"loop IR pair_dot: {c.type_text} with {a.type_text} and {b.type_text}")
+        self.fn.dots = True
+        return self._emit("pair_dot", (c, a, b), dtypes.float32, c.lanes)
 
     # -- control ------------------------------------------------------------------------------------
     def loop(

@@ -18,10 +18,8 @@ from ..ir.dims import Extent
 from .contraction import Contraction, Epilogue, Generator
 from .loopir import LoopBuilder, TileShape, Val
 from .schedule import ContractionSchedule
-from .tile_schedule import COLUMNS, DEPTH, ROWS, TILE_BYTES, TileSchedule, products
+from .tile_schedule import COLUMNS, DEPTH, LANES, ROWS, TILE_BYTES, TileSchedule, products
 
-LANES = 16
-_HALF = LANES  # columns of one tile
 _TILE = TILE_BYTES // 2  # bfloat16 elements of a tile
 
 
@@ -41,6 +39,8 @@ class TileGenerator(Generator):
     ``images``: name of the outer axis that bands may cover several indices of, "" if there is none. ``finished`` runs
     behind the results of each of them. Call ``begin``, then ``iteration`` in the parallel loop, then ``end``.
     """
+
+    together = 2  # row tiles of a block
 
     def __init__(
         self,
@@ -82,8 +82,7 @@ class TileGenerator(Generator):
     def begin(self) -> None:
         """What a call of the kernel does first."""
         b, t = self.b, self.tiles
-        row = TileShape(t.rows)
-        b.tile_config([row, row, row, row, row, row, TileShape(ROWS), TileShape(ROWS)])
+        self.switch_on()
         b.store(b.scratch_at(dtypes.int64, self.state), b.const(dtypes.int64, -1))
         table, taps = b.scratch_at(dtypes.int64, self.table), self.taps()
 
@@ -93,6 +92,10 @@ class TileGenerator(Generator):
                 b.store(table, at, b.iadd(b.imul(g, len(taps)), i))
 
         b.loop(0, t.groups, group)
+
+    def switch_on(self) -> None:
+        row = TileShape(self.tiles.rows)
+        self.b.tile_config([row, row, row, row, row, row, TileShape(ROWS), TileShape(ROWS)])
 
     def end(self) -> None:
         self.b.tile_release()
@@ -250,15 +253,17 @@ class TileGenerator(Generator):
                 starts = [b.imul(self.start_of(b.iadd(first, k), counts), DEPTH) for k in range(count)]
                 lefts = [b.at(left, start) for start in starts]
                 places = [b.at(sums, b.imul(b.iadd(first, k), t.rows * LANES)) for k in range(count)]
-                self.block(lefts, right, places, nb, low, high, fresh)
+                number = b.iadd(b.imul(i, t.tiles), first)
+                self.block(number, lefts, right, places, nb, (low, high), fresh)
 
-            pairs = b.idiv(tiles, 2)
-            b.loop(0, pairs, lambda p: rows(b.imul(p, 2), 2))
+            size = self.together
+            whole = b.idiv(tiles, size)
+            b.loop(0, whole, lambda p: rows(b.imul(p, size), size))
             if isinstance(odd, int):
                 if odd:
-                    rows(b.imul(pairs, 2), 1)
+                    rows(b.imul(whole, size), 1)
             else:
-                b.when(b.icmp("ne", odd, 0), lambda: rows(b.imul(pairs, 2), 1))
+                b.when(b.icmp("ne", odd, 0), lambda: rows(b.imul(whole, size), 1))
 
         def images(low: Any, high: Any, fresh: bool) -> None:
             b.loop(0, counts[0], lambda i: image(i, low, high, fresh))
@@ -271,7 +276,7 @@ class TileGenerator(Generator):
         b.loop(0, counts[0], lambda i: self.epilogue_of(at, firsts, counts, i, nb, rest))
 
     def tile_counts(self, counts: Sequence[Any]) -> tuple[Any, Any]:
-        """Row tiles of the band and whether their number is odd."""
+        """Row tiles of the band and how many of them make no whole block (0 or 1)."""
         b, t = self.b, self.tiles
         _, lines, positions = counts
         if t.flat:
@@ -279,7 +284,7 @@ class TileGenerator(Generator):
             tiles = b.idiv(b.iadd(rows, t.rows - 1), t.rows)
         else:
             tiles = b.imul(lines, b.idiv(b.iadd(positions, t.rows - 1), t.rows))
-        return tiles, b.irem(tiles, 2)
+        return tiles, b.irem(tiles, self.together)
 
     def start_of(self, tile: Any, counts: Sequence[Any]) -> Any:
         """The position in scratch at which a row tile starts."""
@@ -289,8 +294,13 @@ class TileGenerator(Generator):
         per_line = t.tiles_per_line
         return b.iadd(b.imul(b.idiv(tile, per_line), t.width), b.imul(b.irem(tile, per_line), t.rows))
 
-    def block(self, lefts: list[Val], right: Val, sums: list[Val], nb: int, low: Any, high: Any, fresh: bool) -> None:
-        """Steps ``low`` to ``high`` of one block of tiles: registers 0-3 hold sums, 4 and 5 rows, 6 and 7 columns."""
+    def block(
+        self, number: Any, lefts: list[Val], right: Val, sums: list[Val], nb: int, steps: tuple[Any, Any], fresh: bool
+    ) -> None:
+        """Some steps of one block of row tiles, the first of them ``number`` of the band, by ``nb`` tiles of columns.
+
+        Registers 0-3 hold sums, 4 and 5 rows, 6 and 7 columns.
+        """
         b, t = self.b, self.tiles
         other = t.images * t.tiles * t.rows * LANES  # sums of the second tile of columns
         cells = [(i, j) for i in range(len(lefts)) for j in range(nb)]
@@ -317,7 +327,7 @@ class TileGenerator(Generator):
                 for i, j in cells:
                     b.tile_dot(2 * i + j, 4 + i, 6 + j)
 
-        b.loop(low, high, step)
+        b.loop(*steps, step)
         for i, j in cells:
             b.tile_store(2 * i + j, b.at(sums[i], j * other), 64)
 

@@ -1,4 +1,4 @@
-"""Layouts for contractions on bfloat16 matrix tiles, with their cost: an entry in a contraction's list of choices."""
+"""Layouts for contractions on bfloat16 units, with their cost: an entry in a contraction's list of choices."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from ..ir.target import Target
 from ..ir.types import TensorType
 from .lower.contraction_operands import Placed
 from .lower.contraction_tiles import geometry, schedule_of, weight_layout
-from .tile_contraction import LANES
-from .tile_schedule import FORMS, products
+from .tile_schedule import FORMS, LANES, products, serves
 
 # Three parts would do for "float32" by their error, but not for infinite inputs, nor for products near 2**-126.
 _PARTS = {"float32-fast": 2, "bfloat16": 1}
@@ -20,7 +19,7 @@ _PARTS = {"float32-fast": 2, "bfloat16": 1}
 def tile_choices(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
     """At most one choice: operands on as many bfloat16 parts as ``precision`` asks for."""
     parts = _PARTS.get(precision)
-    if parts is None or not target.has_tiles:
+    if parts is None or not serves(target, parts):
         return []
     weight = weight_layout(node, parts) if node.op in ("conv", "matmul") else None
     if weight is None:
@@ -37,12 +36,13 @@ def tile_choices(node: Node, target: Target, precision: str) -> list[LayoutChoic
     except UnsupportedError:
         return []
     seconds = tiles.cycles / (target.clock_ghz * 1e9)
-    why = f"bfloat16 tiles, {len(products(parts))} product(s) per term, weights as {FORMS[parts]}"
+    why = f"bfloat16 {tiles.unit}, {len(products(parts))} product(s) per term, weights as {FORMS[parts]}"
     return [LayoutChoice((given, weight), (out,), seconds, why)]
 
 
 def missing_unit(target: Target, precision: str) -> str:
-    """Why ``precision`` gains less than it could on ``target``; "" if tiles serve it or it does not ask for them."""
-    if precision not in _PARTS or target.has_tiles:
+    """Why ``precision`` gains less than it could on ``target``; "" if a unit serves it or it does not ask for them."""
+    if precision not in _PARTS or serves(target, _PARTS[precision]):
         return ""
-    return f"{target.name} has no bfloat16 matrix tiles; contractions run on its float32 units"
+    also = "" if _PARTS[precision] > 1 else ", nor fast bfloat16 dot products"
+    return f"{target.name} has no bfloat16 matrix tiles{also}; contractions run on its float32 units"

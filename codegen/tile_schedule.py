@@ -1,8 +1,11 @@
-"""Schedules of contractions on matrix tiles as data, and the rule that chooses them from a Target without measuring.
+"""Schedules of contractions on bfloat16 units as data, and the rule that chooses them from a Target without measuring.
 
 The unit multiplies a tile of up to 16 rows by one of 16 columns, 32 products deep. A kernel iteration takes a *band* of
 output positions: it rounds (or splits) the inputs under the band into scratch memory once, then multiplies them with
 one panel of 32 columns after the other, in blocks of 2 x 2 tiles of sums.
+
+CPUs that have bfloat16 dot products of vectors instead run the same bands; a block then is one tile of up to 13 rows of
+two vectors, held in vector registers.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ from ..ir.target import Target
 from .schedule import upper
 
 ROWS = 16  # of a tile
+# Rows of a register tile of dot products: with more than 26 sums LLVM spills, fewer than 10 wait for loads.
+DOT_ROWS = (5, 13)
 DEPTH = 32  # products per sum and tile operation
-COLUMNS = 32  # of a panel: two tiles
+LANES = 16  # columns of a tile
+COLUMNS = 2 * LANES  # of a panel: two tiles
 TILE_BYTES = 1024
 # Cycles on the machine of the first measurements: 14.7 times the products of float32 FMA on two ports of 16 lanes.
 DOT_CYCLES = 8192 / (14.7 * 32)
@@ -28,11 +34,22 @@ _EXPOSED = 0.5  # share of the shorter of products and loads that does not overl
 _STREAM_BYTES_PER_CYCLE = 20.0  # from behind L2; a little less than ``schedule`` takes for vector loads
 _SPLIT_CYCLES = {1: 4.0, 2: 8.0, 3: 13.0}  # 16 elements into that many parts, stored
 _EPILOGUE_CYCLES = 8.0  # per vector of results
+# Of dot products, measured on Zen 4: cycles until a sum can be used again, of the loop around a step, of a register
+# tile; share of the rate that nominal clock and ports promise; share of the time of weights from behind L2 that shows.
+_DOT_LATENCY, _STEP_CYCLES, _DOT_BLOCK_CYCLES, _DOT_SHARE, _DOT_STALLS = 6.0, 4.0, 20.0, 0.75, 0.2
 _MOST_ROWS = 512  # positions of a band without a window
 _MOST_SCRATCH = 8 << 20
 _FEW_ITERATIONS = 8  # fewer leave threads without work
 FORMS = {1: "bf16", 2: "bf16x2", 3: "bf16x3"}
 PARTS = {form: parts for parts, form in FORMS.items()}
+
+
+def serves(target: Target, parts: int) -> bool:
+    """Whether ``target`` has a unit for operands of so many parts.
+
+    Dot products of vectors are twice as fast as FMAs at best, which three products per term would more than undo.
+    """
+    return target.has_tiles or (target.has_dots and parts == 1)
 
 
 def products(parts: int) -> tuple[tuple[int, int], ...]:
@@ -112,6 +129,7 @@ class TileSchedule:
     """How a contraction runs on tiles.
 
     Attributes:
+        unit: "tiles" or "dot products".
         parts: bfloat16 parts per operand.
         images, lines, positions: extents of a band; several images only if a band holds whole planes.
         rows: rows of a tile. flat: tiles run on across line ends and also compute what lies between the lines.
@@ -119,6 +137,7 @@ class TileSchedule:
         cycles: estimate of the whole contraction.
     """
 
+    unit: str
     parts: int
     images: int
     lines: int
@@ -184,8 +203,8 @@ class TileSchedule:
         band = "x".join(str(e) for e in (self.images, self.lines, self.positions) if e != 1) or "1"
         how = "across lines" if self.flat and self.lines > 1 else "within lines"
         return (
-            f"bfloat16 tiles, {len(products(self.parts))} product(s), band {band}, {self.rows} rows per tile {how}, "
-            f"{self.block} steps per block; {self.reason}"
+            f"bfloat16 {self.unit}, {len(products(self.parts))} product(s), band {band}, {self.rows} rows per tile "
+            f"{how}, {self.block} steps per block; {self.reason}"
         )
 
 
@@ -202,16 +221,23 @@ def choose_tiles(target: Target, p: TileProblem) -> TileSchedule | None:
 
 
 def _candidates(target: Target, p: TileProblem) -> Iterator[TileSchedule]:
+    unit, (least, most) = ("tiles", (ROWS, ROWS)) if target.has_tiles else ("dot products", DOT_ROWS)
     for images, lines, positions in _bands(p):
-        sizes = {(False, -(-positions // -(-positions // ROWS)))}
+        sizes = {(False, rows) for rows in _row_counts(positions, least, most)}
         if lines > 1:
             width = positions + p.windows[-1].reach()
             whole = (lines - 1) * width + positions
-            sizes |= {(True, ROWS), (True, -(-whole // -(-whole // ROWS)))}
+            sizes |= {(True, rows) for rows in (most, *_row_counts(whole, least, most))}
         for flat, rows in sorted(sizes):
-            for block in _blocks(p):
-                s = TileSchedule(p.parts, images, lines, positions, rows, flat, block, p.windows, p.groups)
+            for block in _blocks(p) if unit == "tiles" else [p.steps]:
+                s = TileSchedule(unit, p.parts, images, lines, positions, rows, flat, block, p.windows, p.groups)
                 yield _estimated(target, p, s)
+
+
+def _row_counts(positions: int, least: int, most: int) -> set[int]:
+    """Rows per tile that share ``positions`` evenly, between ``least`` (if there are so many) and ``most``."""
+    counts = range(-(-positions // most), max(-(-positions // most), positions // least) + 1)
+    return {-(-positions // count) for count in counts}
 
 
 def _bands(p: TileProblem) -> Iterator[tuple[int, int, int]]:
@@ -244,38 +270,63 @@ def _blocks(p: TileProblem) -> list[int]:
     return [p.steps] if p.steps <= 2 * few else [p.steps, -(-p.steps // -(-p.steps // few))]
 
 
+def chains(sums: int) -> int:
+    """Independent parts of each sum of a register tile: few sums alone would wait for one another."""
+    return next((n for n in (1, 2, 4) if n * sums >= _DOT_LATENCY * 1.5), 8)
+
+
+def _tile_cycles(target: Target, p: TileProblem, s: TileSchedule, columns: int) -> float:
+    """Cycles of all products of one image of a band with a panel of ``columns`` tiles."""
+    share = s.rows / ROWS
+    in_l1 = s.block * p.parts * columns * TILE_BYTES <= target.l1_bytes // 2
+    cycles, (pairs, odd) = 0.0, divmod(s.tiles, 2)
+    for rows, times in ((2, pairs), (1, odd)):
+        a, b = operand_loads(p.parts, rows, columns)
+        loads = a * share * LOAD_CYCLES_L2 + b * (LOAD_CYCLES_L1 if in_l1 else LOAD_CYCLES_L2)
+        dots = rows * columns * len(products(p.parts)) * DOT_CYCLES * share
+        step = max(dots, loads) + _EXPOSED * min(dots, loads)
+        # Sums leave for memory after every block, and come back before all but the first.
+        blocks = -(-p.steps // s.block)
+        moved = rows * columns * share * (blocks * _STORE_CYCLES + (blocks - 1) * LOAD_CYCLES_L2)
+        cycles += times * (p.steps * step + moved + 20)
+    return cycles
+
+
+def _dot_cycles(target: Target, p: TileProblem, s: TileSchedule, columns: int) -> float:
+    """The same for dot products, in vectors."""
+    sums = s.rows * columns
+    dots = 2 * sums / (target.fma_ports * target.bf16_dot * _DOT_SHARE)
+    waits = _DOT_LATENCY / chains(sums)
+    pair = max(dots, (s.rows + columns) / target.fma_ports, waits)
+    return s.tiles * (p.steps * (DEPTH // 2 * pair + _STEP_CYCLES) + _DOT_BLOCK_CYCLES + sums)
+
+
 def _estimated(target: Target, p: TileProblem, s: TileSchedule) -> TileSchedule:
     """``s`` with its cost."""
     images, lines, positions = max(1, upper(p.images)), max(1, upper(p.lines)), max(1, upper(p.positions))
     bands = -(-images // s.images) * -(-lines // s.lines) * -(-positions // s.positions) * p.outer
     full, rest = divmod(p.n, COLUMNS)
-    panels = [(2, full)] + [(-(-rest // 16), 1)] * bool(rest)
-    share = s.rows / ROWS
-    pairs, odd = divmod(s.tiles, 2)
+    panels = [(2, full)] + [(-(-rest // LANES), 1)] * bool(rest)
     multiply = stream = 0.0
     for columns, count in panels:
-        in_l1 = s.block * p.parts * columns * TILE_BYTES <= target.l1_bytes // 2
-        for rows, times in ((2, pairs), (1, odd)):
-            a, b = operand_loads(p.parts, rows, columns)
-            loads = a * share * LOAD_CYCLES_L2 + b * (LOAD_CYCLES_L1 if in_l1 else LOAD_CYCLES_L2)
-            dots = rows * columns * len(products(p.parts)) * DOT_CYCLES * share
-            step = max(dots, loads) + _EXPOSED * min(dots, loads)
-            # Sums leave for memory after every block, and come back before all but the first.
-            blocks = -(-p.steps // s.block)
-            moved = rows * columns * share * (blocks * _STORE_CYCLES + (blocks - 1) * LOAD_CYCLES_L2)
-            multiply += count * times * s.images * (p.steps * step + moved + 20)
+        image = _tile_cycles(target, p, s, columns) if s.unit == "tiles" else _dot_cycles(target, p, s, columns)
+        multiply += count * s.images * image
         stream += count * p.steps * p.parts * columns * TILE_BYTES
     if -(-p.n // COLUMNS) * p.steps * p.parts * 2 * TILE_BYTES + s.left_bytes > target.l2_bytes // 2:
-        multiply = max(multiply, stream / _STREAM_BYTES_PER_CYCLE)
+        stream /= _STREAM_BYTES_PER_CYCLE
+        multiply = max(multiply, stream) if s.unit == "tiles" else multiply + _DOT_STALLS * stream
     split = s.images * s.group * p.groups * 2 * _SPLIT_CYCLES[p.parts]
     finish = s.images * s.lines * s.positions * -(-p.n // 16) * _EPILOGUE_CYCLES
-    if s.left_bytes > target.l2_bytes // 2:
+    if s.unit == "tiles" and s.left_bytes > target.l2_bytes // 2:
         multiply *= 1.5  # the band falls out of L2 between panels
+    if s.unit != "tiles" and s.left_bytes + s.images * s.lines * s.positions * p.n * 4 > target.l2_bytes // 2:
+        multiply *= 1.05  # or the results do, before their lines are complete
     cycles = bands * (split + multiply + finish)
     iterations = bands * -(-p.n // COLUMNS)
     if iterations < _FEW_ITERATIONS:
         cycles *= 1 + 0.02 * (_FEW_ITERATIONS - iterations)
-    ideal = images * lines * positions * p.n * p.channels * p.taps / 8192 * DOT_CYCLES * p.outer
-    reason = f"est. {100 * ideal * len(products(p.parts)) / max(cycles, 1.0):.0f}% of the tile unit's peak"
+    peak = 8192 / DOT_CYCLES if s.unit == "tiles" else LANES * target.fma_ports * target.bf16_dot * _DOT_SHARE
+    ideal = images * lines * positions * p.n * p.channels * p.taps / peak * p.outer
+    reason = f"est. {100 * ideal * len(products(p.parts)) / max(cycles, 1.0):.0f}% of the unit's peak"
     values = {k: getattr(s, k) for k in s.__dataclass_fields__} | {"cycles": cycles, "reason": reason}
     return TileSchedule(**values)

@@ -45,7 +45,7 @@ class Step:
     ``grain``: smallest number of iterations worth giving to a thread (``trip`` or more: serial).
     ``label``: the source nodes, for profiles. ``flops``/``bytes``: what the kernel really does, at the upper bounds of
     symbolic extents; ``direct``: what its contractions would take in direct form (0: it has none).
-    ``tiles``: its products run on matrix tiles.
+    ``bf16``: its products run on a bfloat16 unit (matrix tiles, dot products of vectors).
     """
 
     kernel: str
@@ -58,7 +58,7 @@ class Step:
     flops: float = 0.0
     bytes: float = 0.0
     direct: float = 0.0
-    tiles: bool = False
+    bf16: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ class Target:
         fma_ports: vector FMAs per cycle, for cost estimates.
         l1_bytes, l2_bytes, l3_bytes: data cache sizes of one core (l3: shared).
         clock_ghz: nominal clock, for cost estimates only.
+        bf16_dot: products per second of a vector instruction that adds two bfloat16 products to each float32 lane, as
+            a multiple of the FMAs'; 0 if kernels should not use it. A target with a rate and without the feature
+            ``avx512bf16`` spells the instruction out (tests).
     """
 
     name: str
@@ -39,6 +42,7 @@ class Target:
     l2_bytes: int = 1 << 20
     l3_bytes: int = 16 << 20
     clock_ghz: float = 3.0
+    bf16_dot: float = 0.0
 
     def lanes(self, dtype: DType) -> int:
         """Elements of ``dtype`` per vector, counted in the type it computes in (16-bit floats: float32)."""
@@ -52,6 +56,11 @@ class Target:
         """Whether kernels may use bfloat16 matrix tiles: the unit with its conversions, or its emulation."""
         unit = all(self.has(f) for f in ("amx-tile", "amx-bf16", "avx512bf16"))
         return self.vector_bytes == 64 and (unit or self.has(TILE_EMULATION))
+
+    @property
+    def has_dots(self) -> bool:
+        """Whether kernels may use bfloat16 dot products on vectors: where they are fast, and there are no tiles."""
+        return self.vector_bytes == 64 and self.bf16_dot > 0 and not self.has_tiles
 
     def without_tiles(self) -> Target:
         """This machine without its matrix tile unit (AMX)."""

@@ -17,7 +17,7 @@ from ..codegen.host import host_target
 from ..codegen.llvm_emit import emit
 from ..codegen.loopir import LoopBuilder, LoopFunction, TileShape, Val
 from ..ir import abi
-from ..ir.dtypes import float32
+from ..ir.dtypes import float32, int32
 from ..ir.plan import BufferRef, KernelImage, Program, Step
 from ..ir.target import Target
 from ..runtime.cpu import tile_refusal
@@ -34,13 +34,14 @@ LEVELS = ("L2", "L3", "memory")
 class Limits:
     """Rates with all threads, per second.
 
-    ``flops``: float32 multiply-adds on vectors, two operations each. ``tile_flops``: bfloat16 products on matrix tiles,
-    0.0 without such a unit. ``capacity``: what a level holds (L2: of all threads together), in bytes.
+    ``flops``: float32 multiply-adds on vectors, two operations each. ``bf16_flops``: bfloat16 products on matrix
+    tiles or by dot products of vectors, 0.0 where kernels use neither. ``capacity``: what a level holds (L2: of all
+    threads together), in bytes.
     """
 
     threads: int
     flops: float
-    tile_flops: float
+    bf16_flops: float
     bandwidth: dict[str, float]
     capacity: dict[str, int]
 
@@ -71,6 +72,9 @@ class Probe:
         self._tiles = target.has("amx-tile") and target.has_tiles and tile_refusal() is None
         if self._tiles:
             steps.append(_Step(tile_loop(target), threads * 8, 0, 2.0 * 16 * 16 * 32 * 4 * _TILE_ROUNDS * threads * 8))
+        elif target.has_dots:
+            steps.append(_Step(_fma(target, dots=True), threads * 8, 0, 2 * steps[0].work))
+        self._unit = self._tiles or target.has_dots
         self._work = [s.work for s in steps]
         program = _program(target, steps)
         program.uses_tiles = self._tiles
@@ -88,9 +92,9 @@ class Probe:
         if not self._samples:
             self.sample(3)
         flops, *rates = (float(x) for x in np.median(self._samples, axis=0))
-        tiles = rates.pop() if self._tiles else 0.0
+        unit = rates.pop() if self._unit else 0.0
         bandwidth = dict(zip(LEVELS, rates, strict=True))
-        return Limits(self._executable.threads, flops, tiles, bandwidth, dict(self._capacity))
+        return Limits(self._executable.threads, flops, unit, bandwidth, dict(self._capacity))
 
 
 @dataclass
@@ -101,15 +105,19 @@ class _Step:
     work: float
 
 
-def _fma(target: Target) -> LoopFunction:
-    """Independent multiply-adds on registers."""
-    b = LoopBuilder("fma", target)
+def _fma(target: Target, dots: bool = False) -> LoopFunction:
+    """Independent multiply-adds on registers; ``dots``: bfloat16 dot products."""
+    b = LoopBuilder("dots" if dots else "fma", target)
     lanes = target.lanes(float32)
     memory = b.scratch(float32, lanes * _SUMS)
     x = b.load(memory, 0, lanes)
+    pairs = b.bitcast(x, int32)
+
+    def add(total: Val) -> Val:
+        return b.pair_dot(total, pairs, pairs) if dots else b.op("fma", x, x, total)
 
     def rounds(_: Val, *sums: Val) -> list[Val]:
-        return b.loop(0, _FMA_ROUNDS, lambda _, *v: [b.op("fma", x, x, a) for a in v], carry=sums)
+        return b.loop(0, _FMA_ROUNDS, lambda _, *v: [add(a) for a in v], carry=sums)
 
     sums = b.loop(b.begin, b.end, rounds, carry=[b.load(memory, lanes * k, lanes) for k in range(_SUMS)])
     _store(b, memory, sums)

@@ -25,7 +25,7 @@ class KernelTime:
         seconds: median; best: 10th percentile.
         flops, bytes: what the kernel really does, or None where extents are symbolic and not at their upper bounds.
         direct: operations that its contractions take in direct form (Winograd needs fewer), else equal to ``flops``.
-        bound: what takes longest: ``"compute"``, ``"tiles"`` (the matrix tile unit) or a level of memory
+        bound: what takes longest: ``"compute"``, ``"bfloat16"`` (the unit for such products) or a level of memory
             (``limits.LEVELS``).
         limit_seconds: the least time that the measured limits allow.
     """
@@ -122,8 +122,8 @@ def _kernel(
 ) -> KernelTime:
     layers, _, operators = (step.label or step.kernel).rpartition(": ")
     flops, direct, moved = (step.flops, step.direct or step.flops, step.bytes) if known else (None, None, None)
-    unit = "tiles" if step.tiles and limits.tile_flops else "compute"
-    compute = step.flops / (limits.tile_flops if unit == "tiles" else limits.flops)
+    unit = "bfloat16" if step.bf16 and limits.bf16_flops else "compute"
+    compute = step.flops / (limits.bf16_flops if unit == "bfloat16" else limits.flops)
     levels = _memory_times(program, step, limits)
     memory = sum(levels.values())
     bound = unit if compute >= memory else max(levels, key=lambda name: levels[name])

@@ -84,11 +84,11 @@ def _us(seconds: float) -> str:
 def _footer(profile: Profile, known: bool) -> list[str]:
     limits = profile.limits
     rates = ", ".join(f"{name} {rate / 1e9:.1f} GB/s" for name, rate in limits.bandwidth.items())
-    tiles = f", {limits.tile_flops / 1e9:.0f} GFLOP/s bfloat16 tiles" if limits.tile_flops else ""
+    unit = f", {limits.bf16_flops / 1e9:.0f} GFLOP/s bfloat16 products" if limits.bf16_flops else ""
     lines = [
         f"{profile.runs} calls with {profile.threads} threads, medians; "
         f"a call from Python: {_us(profile.call_seconds)} us",
-        f"limits measured in between: {limits.flops / 1e9:.0f} GFLOP/s float32 multiply-add{tiles}, reading {rates}",
+        f"limits measured in between: {limits.flops / 1e9:.0f} GFLOP/s float32 multiply-add{unit}, reading {rates}",
     ]
     if not known:
         lines.append("work is recorded for the upper bounds of symbolic extents; give those (--extent) to see rates")

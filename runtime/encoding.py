@@ -49,7 +49,7 @@ def encode(program: Program) -> dict[str, Any]:
                 "flops": float(step.flops),
                 "bytes": float(step.bytes),
                 "direct": float(step.direct),
-                "tiles": step.tiles,
+                "bf16": step.bf16,
             }
             for step in program.steps
         ],
@@ -189,7 +189,7 @@ def _decode_step(data: object, where: str, symbols: Mapping[str, Dim]) -> Step:
         flops=_number(_get(fields, "flops"), where),
         bytes=_number(_get(fields, "bytes"), where),
         direct=_number(fields.get("direct", 0.0), where),
-        tiles=_flag(fields.get("tiles", False), where),
+        bf16=_flag(fields.get("bf16", False), where),
     )
 
 

@@ -8,7 +8,7 @@ import re
 import ml_dtypes
 import numpy as np
 import pytest
-from contraction_harness import Compiled, execute, random_arrays, run_kernel
+from contraction_harness import Compiled, execute, random_arrays
 from ingot.codegen.assemble import assemble, assembly_text
 from ingot.codegen.host import host_target, target_named
 from ingot.codegen.llvm_emit import config_words, emit
@@ -22,11 +22,20 @@ from ingot.codegen.tile_schedule import TileProblem, Window, choose_tiles, opera
 from ingot.ir import dtypes
 from ingot.ir.dims import Dim
 from ingot.ir.errors import UnsupportedError
-from ingot.ir.graph import Node
-from ingot.ir.interpreter import eval_node
 from ingot.ir.layout import Layout
 from kernel_harness import Guarded, raw_kernel
-from tile_harness import ERRORS, conv, emulated_target, matmul, model_dot, on_tiles, relative
+from tile_harness import (
+    CONVOLUTIONS,
+    MATRICES,
+    conv,
+    emulated_target,
+    generated_conv,
+    matmul,
+    model_dot,
+    on_tiles,
+    relative,
+    run_on_tiles,
+)
 
 pytestmark = pytest.mark.isa("x86_64")
 AMX = target_named("x86-64-amx")
@@ -130,43 +139,11 @@ def test_packed_constants(parts: int) -> None:
 
 
 # -- kernels --------------------------------------------------------------------------------------------
-def run_on_tiles(node: Node, parts: int, seed: int, env: dict[str, int] | None = None, target: object = None) -> float:
-    rng = np.random.default_rng(seed)
-    arrays = random_arrays(node, rng, env)
-    wanted = eval_node(node, [a.astype(np.float64) for a in arrays.values()], env or {}, float64=True)[0]
-    on_tiles(node, parts)
-    got = run_kernel(node, arrays, target or emulated_target(), env)[0]
-    error = relative(got, wanted)
-    few = 2 if node.inputs[1].type.elements < 100 else 1  # few roundings, whose errors do not average
-    assert error <= ERRORS[parts] * few, f"seed {seed}: {node!r}: relative error {error}"
-    return error
-
-
-MATRICES = [
-    ((64, 64), (64, 64)), ((1, 100), (100, 40)), ((49, 33), (33, 17)), ((130, 70), (70, 96)), ((3, 5, 48), (48, 33)),
-    ((33, 1), (1, 3)),
-]  # fmt: skip
-
-
 @can_emulate
 def test_matrix_products() -> None:
     for i, (a, b) in enumerate(MATRICES):
         run_on_tiles(matmul(a, b), 1 + i % 3, 3)
         run_on_tiles(matmul(a, (b[1], b[0]), transpose_b=True), 1 + (i + 1) % 3, 3)
-
-
-CONVOLUTIONS = [
-    ((3, 32, 8, 10), (32, 32, 3, 3), {"padding": [(1, 1), (1, 1)]}),
-    ((2, 20, 9, 11), (40, 20, 3, 3), {"padding": [(1, 1), (0, 2)], "stride": [2, 2]}),
-    ((2, 64, 7, 7), (48, 64, 1, 1), {}),
-    ((2, 48, 14, 16), (33, 48, 1, 1), {"stride": [2, 2]}),
-    ((1, 17, 13, 15), (16, 17, 3, 3), {"padding": [(2, 2), (2, 2)], "dilation": [2, 2]}),
-    ((2, 16, 11, 13), (16, 16, 5, 5), {"padding": [(2, 2), (2, 2)], "stride": [3, 2], "dilation": [2, 1]}),
-    ((1, 3, 10, 12), (8, 3, 7, 7), {"padding": [(3, 3), (3, 3)], "stride": [2, 2]}),
-    ((2, 40, 25), (24, 40, 3), {"padding": [(1, 1)]}),
-    ((3, 16, 2, 4), (50, 16, 1, 2), {"padding": [(2, 1), (0, 0)], "stride": [2, 2], "dilation": [2, 2]}),
-    ((1, 18, 4, 6, 5), (20, 18, 2, 3, 3), {"padding": [(1, 0), (1, 1), (1, 1)], "stride": [2, 1, 1]}),
-]
 
 
 @can_emulate
@@ -180,14 +157,8 @@ def test_generated_convolutions() -> None:
     seed = np.random.default_rng().integers(1 << 30)
     rng = np.random.default_rng(seed)
     for _ in range(8):
-        kernel, stride, dilation = ([int(e) for e in rng.integers(1, top, 2)] for top in (4, 4, 3))
-        padding = [(int(a), int(b)) for a, b in rng.integers(0, 3, (2, 2))]
-        c, o = (int(e) for e in rng.choice([1, 5, 16, 31, 32, 33, 50, 64, 70], 2))
-        size = [int(e) + d * (k - 1) + 1 for e, d, k in zip(rng.integers(0, 20, 2), dilation, kernel, strict=True)]
-        attrs = {"padding": padding, "stride": stride, "dilation": dilation}
-        run_on_tiles(
-            conv((int(rng.integers(1, 4)), c, *size), (o, c, *kernel), **attrs), int(rng.integers(1, 3)), int(seed)
-        )
+        node = generated_conv(rng)
+        run_on_tiles(node, int(rng.integers(1, 3)), int(seed))
 
 
 @can_emulate

@@ -40,7 +40,7 @@ def limits() -> Limits:
 def test_limits_are_plausible(limits: Limits) -> None:
     assert limits.threads == 2
     assert 1e8 < limits.flops < 1e14
-    assert limits.tile_flops == 0.0 or limits.tile_flops > limits.flops
+    assert limits.bf16_flops == 0.0 or limits.bf16_flops > limits.flops
     assert set(limits.bandwidth) == set(LEVELS)
     assert all(1e7 < rate < 1e13 for rate in limits.bandwidth.values())
     assert limits.level(1) == "L2" and limits.level(1 << 50) == "memory"

@@ -1,4 +1,4 @@
-"""Contractions whose constant operand has a tile form: on bfloat16 matrix tiles, with the usual epilogues."""
+"""Contractions whose constant operand has a tile form: on matrix tiles or bfloat16 dot products, usual epilogues."""
 
 from __future__ import annotations
 
@@ -15,10 +15,23 @@ from ...ir.layout import Layout
 from ...ir.target import TILE_EMULATION, Target
 from .. import schedule as scheduling
 from ..contraction import Axis, Contraction, Operand
+from ..dot_contraction import DotGenerator
 from ..loopir import LoopBuilder
-from ..tile_contraction import LANES, Left, TileGenerator
+from ..tile_contraction import Left, TileGenerator
 from ..tile_emulation import emulate
-from ..tile_schedule import COLUMNS, DEPTH, FORMS, PARTS, TileProblem, TileSchedule, Window, choose_tiles, products
+from ..tile_schedule import (
+    COLUMNS,
+    DEPTH,
+    FORMS,
+    LANES,
+    PARTS,
+    TileProblem,
+    TileSchedule,
+    Window,
+    choose_tiles,
+    products,
+    serves,
+)
 from .contraction_conv import SPATIAL, check_halo, names_of
 from .contraction_halo import clear_halo
 from .contraction_operands import ONE, OutAxis, Placed, ints, merge_rows, result_operand
@@ -149,7 +162,7 @@ def lower_tiles(group: Any, target: Target) -> LoweredKernel:
             clear_halo(b, extents, v.type, pointer, generator, at, geo.axes)
 
     left, weight = (pointers[v] for v in group.operands)
-    generator = TileGenerator(
+    generator = (TileGenerator if tiles.unit == "tiles" else DotGenerator)(
         b, extents, spec, tiles, geo.left, geo.images, (left, weight, outs, [pointers[v] for v in group.extras]),
         _epilogue(b, extents, group, geo.axes), finished,
     )  # fmt: skip
@@ -173,7 +186,7 @@ def check_tiles(group: Any, target: Target) -> tuple[Geometry, Contraction, Tile
     """What ``lower_tiles`` starts from; UnsupportedError says what does not fit."""
     core, right = group.core, group.operands[1].type.layout
     parts = PARTS[right.form]
-    if not target.has_tiles:
+    if not serves(target, parts):
         raise UnsupportedError(f"{core.op}: {target.name} has no matrix tile unit for form {right.form}")
     if right != weight_layout(core, parts):
         raise UnsupportedError(f"{core.op}: weight {group.operands[1].type} is not packed for tiles")
