@@ -34,6 +34,7 @@ _NAMES: dict[str, tuple[str, str]] = {
 
 # Public module -> the module that it is; ``ingot.nn`` and ``ingot.frontend.nn`` are one object (see _aliases.py).
 _MODULES: dict[str, str] = {
+    "autograd": "frontend.autograd",
     "nn": "frontend.nn",
     "optim": "frontend.optim",
     "onnx": "export",
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from . import export as onnx
     from .driver import compile, compile_step, load_executable
     from .frontend import *  # noqa: F403
-    from .frontend import nn, optim
+    from .frontend import autograd, nn, optim
     from .frontend.serialization import load, save
     from .ir.dims import Dim
     from .ir.dtypes import DType as dtype

@@ -162,7 +162,7 @@ class TrainingStep:
 
     def _update(self, loss: Tensor, plan: _Plan) -> None:
         """Inside the trace: differentiate the loss and apply the optimiser's rule to every parameter it depends on."""
-        from .passes.differentiate import gradients
+        from .ir.differentiate import gradients
 
         tracer = current()
         assert tracer is not None

@@ -112,11 +112,13 @@ def _gather(e: Emitter, node: Node, xs: list[str]) -> str:
 
 
 @rule("scatter_add")
-def _scatter_add(e: Emitter, node: Node, xs: list[str]) -> str:
+@rule("scatter")
+def _scatter(e: Emitter, node: Node, xs: list[str]) -> str:
     x, index, src = xs
     wanted, given = node.inputs[1].shape, node.inputs[2].shape
     src = cut(e, src, given, [0] * len(given), wanted, [1] * len(given))
-    return e.op("ScatterElements", [x, index, src], axis=node.attrs["axis"], reduction="add")
+    reduction = "add" if node.op == "scatter_add" else "none"
+    return e.op("ScatterElements", [x, index, src], axis=node.attrs["axis"], reduction=reduction)
 
 
 @rule("index_select")

@@ -21,7 +21,7 @@ from ..ir.dtypes import (
     uint64,
 )
 from ..ir.dtypes import bool_ as bool
-from . import nn, optim
+from . import autograd, nn, optim
 from .creation import (
     arange,
     as_tensor,
@@ -100,7 +100,14 @@ from .elementwise import (
     trunc,
     where,
 )
-from .grad_mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from .grad_mode import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
+)
 from .indexing import gather, index_select, scatter_add
 from .linalg import addmm, bmm, dot, matmul, mm, mv
 from .nn.functional import log_softmax, softmax
@@ -165,7 +172,7 @@ def equal(input: Tensor, other: Tensor) -> bool:  # type: ignore[valid-type]
     return eq(input, other)._concrete("equal()").all().item()
 
 
-_KEPT_MODULES = {"nn", "optim"}
+_KEPT_MODULES = {"autograd", "nn", "optim"}
 _HIDDEN = {"DType", "ModuleType", "annotations", "promote"}
 __all__ = [
     name

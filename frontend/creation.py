@@ -14,6 +14,7 @@ from ..ir.dtypes import DType
 from . import dispatch, elementwise, promotion, shaping
 from .device import require_cpu
 from .size import SymInt, as_extent
+from .tape import views
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -105,7 +106,7 @@ def full(
     shape = shaping.sizes_of((tuple(size),))
     if any(isinstance(e, DimExpr) for e in shape) or dispatch.is_tensor(fill_value):
         out = dispatch.apply("expand", promotion.operand(fill_value, kind), shape=shape)
-        out._alias = None  # a tensor of its own, not a view of the fill value
+        views.unlink(out)  # a tensor of its own, not a view of the fill value
         if out._value is None:
             out = dispatch.mark_local(np.array(out._data))
     else:

@@ -17,8 +17,8 @@ from ..ir.dims import DimExpr, Extent
 from ..ir.dtypes import ALL, DType, dtype_from_numpy, int64
 from ..ir.errors import DTypeError, ShapeError
 from ..ir.types import TensorType
-from . import tracing
-from .grad_mode import is_grad_enabled
+from ..runtime.backward import now
+from . import grad_mode, tracing
 from .size import SymInt
 
 if TYPE_CHECKING:
@@ -79,18 +79,27 @@ def apply(op: str, *tensors: Tensor, **attrs: Any) -> Any:
     ShapeError / DTypeError state the operator's rule.
     """
     tracer = tracing.current()
-    if tracer is not None:
-        if any(tracer.owns(t) for t in tensors) or any(_is_symbolic(v) for v in attrs.values()):
-            return tracer.record(op, tensors, attrs)
-        for t in tensors:
-            tracer.check_fresh(t)
-    results = _evaluate(op, [t._data for t in tensors], attrs)
+    if tracer is not None and (
+        any([tracer.owns(t) for t in tensors]) or any(_is_symbolic(v) for v in attrs.values())
+    ):
+        return tracer.record(op, tensors, attrs)
+    record = registry.get(op)
+    full = record.complete_attrs(attrs)
+    arrays = [t._data for t in tensors]
+    record.infer([TensorType(array_dtype(a), a.shape) for a in arrays], full)
+    results = [from_array(a) for a in evaluate(op, arrays, full)]
+    if op in VIEWS and shares_memory(results[0]._data, arrays[0]):
+        views.link(op, full, tensors[0], results[0])
     if tracer is not None:
         for t in results:
             # A view of a tensor from outside of forward is outside, too: writes to it are refused.
             t._trace = tensors[0]._trace if op in VIEWS else tracer
-        if op in VIEWS:
-            tracer.link_views(tensors[0], results[0])
+    elif grad_mode.is_grad_enabled():
+        if any(t.requires_grad for t in tensors):
+            nodes.record(op, full, tensors, results)
+    elif grad_mode.is_inference_mode_enabled():
+        for t in results:
+            t._inference = t._base is None or t._base._inference
     return results[0] if len(results) == 1 else tuple(results)
 
 
@@ -98,14 +107,17 @@ def _is_symbolic(attr: Any) -> bool:
     return isinstance(attr, tuple) and any(isinstance(e, DimExpr) for e in attr)
 
 
-def _evaluate(op: str, arrays: Sequence[np.ndarray], attrs: dict[str, Any]) -> list[Tensor]:
-    record = registry.get(op)
-    full = record.complete_attrs(attrs)
-    record.infer([TensorType(array_dtype(a), a.shape) for a in arrays], full)
+def evaluate(op: str, arrays: Sequence[np.ndarray], attrs: dict[str, Any]) -> list[np.ndarray]:
+    """The results of an operator on arrays that fit it; ``attrs`` are complete."""
     with np.errstate(all="ignore"):  # infinities and NaN are results, not warnings
-        out = record.reference(*arrays, **full)
+        out = registry.get(op).reference(*arrays, **attrs)
     outs = out if isinstance(out, tuple) else (out,)
-    return [from_array(_own(np.asarray(o), op, arrays)) for o in outs]
+    return [_own(np.asarray(o), op, arrays) for o in outs]
+
+
+def shares_memory(view: np.ndarray, source: np.ndarray) -> bool:
+    """Whether the result of a view operator is a view (``reshape`` copies where it has to)."""
+    return view.size == 0 or np.may_share_memory(view, source)
 
 
 def _own(array: np.ndarray, op: str, operands: Sequence[np.ndarray]) -> np.ndarray:
@@ -153,20 +165,25 @@ def cast(t: Tensor, dtype: DType) -> Tensor:
     return t if t.dtype is dtype else apply("cast", t, dtype=dtype)
 
 
-def write(target: Tensor, new: Tensor, op: str = "assignment") -> Tensor:
+def write(target: Tensor, new: Tensor, op: str = "assignment", since: int | None = None) -> Tensor:
     """Put ``new`` (broadcast and cast) into ``target`` in place and return ``target``.
 
-    Eager: into the storage, visible through every view of it. Traced: a state's value is replaced
-    (a graph update), another tensor is rebound to the new value. RuntimeError if shapes or dtypes do
-    not fit, or if a leaf that requires grad is changed outside ``no_grad``.
+    Eager: into the storage, visible through every view of it; the history of ``target`` becomes that of ``new``.
+    Traced: a state's value is replaced (a graph update), another tensor is rebound to the new value. RuntimeError if
+    shapes or dtypes do not fit, or if a leaf that requires grad is changed outside ``no_grad``.
+
+    ``since``: ``new`` was computed from ``target`` by nodes recorded after this one.
     """
-    if target.requires_grad and is_grad_enabled():
-        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
-    return assign(target, new, op)
+    if target._value is None:
+        views.check_writable(target)
+    return assign(target, new, op, since=since, history=True)
 
 
-def assign(target: Tensor, new: Tensor, op: str = "assignment") -> Tensor:
-    """``write`` without the check on leaves that require grad."""
+def assign(
+    target: Tensor, new: Tensor, op: str = "assignment", *, since: int | None = None, history: bool = False
+) -> Tensor:
+    """``write`` without the check on leaves that require grad; the history of ``target`` changes only with
+    ``history``."""
     if _category(new.dtype) > _category(target.dtype):
         raise DTypeError(f"result type {type_word(new.dtype)} can't be cast to the desired output type "
                          f"{type_word(target.dtype)}")  # fmt: skip
@@ -184,7 +201,11 @@ def assign(target: Tensor, new: Tensor, op: str = "assignment") -> Tensor:
     if not target._data.flags.writeable:
         raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a single "
                            "memory location. Please clone() the tensor before performing the operation.")  # fmt: skip
+    if since is not None and new._grad_fn is not None:
+        views.keep_old_value(target, new, since)
     np.copyto(target._data, new._data)
+    if tracer is None:
+        views.written(target, new, computed=since is not None, history=history)
     return target
 
 
@@ -208,8 +229,14 @@ def inplace(fn: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     """The method ``name`` that writes ``fn``'s result into its first argument."""
 
     def method(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return write(self, fn(self, *args, **kwargs), name)
+        if self._value is None:
+            views.check_writable(self)
+        since = now()
+        return assign(self, fn(self, *args, **kwargs), name, since=since, history=True)
 
     method.__name__ = method.__qualname__ = name
     method.__doc__ = f"In-place version of ``{fn.__name__}``; returns self."
     return method
+
+
+from .tape import nodes, views  # noqa: E402 - they call back into this module

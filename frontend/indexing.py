@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir import dtypes
-from ..ir.dims import DimExpr, Extent
-from ..ir.errors import DataDependentError, ShapeError, UnsupportedError
-from . import dispatch, elementwise, shaping, tracing
+from ..ir import dims, dtypes
+from ..ir.dims import Extent
+from ..ir.errors import DataDependentError
+from ..runtime.backward import now
+from . import dispatch, elementwise, promotion, shaping, tracing
 from .shaping import axis_of
 from .size import SymInt, as_extent, is_int, provably, wrap
 from .sources import user_place
+from .tape import views
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -54,15 +56,20 @@ def _check_range(index: Tensor, extent: Extent, axis: int) -> None:
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
-    """Indexing by ints, slices, None, Ellipsis, integer tensors (or lists) and boolean masks."""
-    items = _expand(input, index)
-    if any(_is_mask(i) for i in items):
-        return _masked(input, index, items)
-    advanced: list[tuple[int, Tensor]] = []  # (axis of the result so far, index)
+    """Indexing by ints, slices, None, Ellipsis, bools, integer tensors (or lists) and boolean masks."""
+    view, picks = _basic(input, _without_masks(input, _expand(input, index)))
+    return view if not picks else _advanced(view, picks)
+
+
+def _basic(input: Tensor, items: list[Any]) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+    """The view that ints, slices and None give, and the index tensors with the axes of the view that they index."""
+    picks: list[tuple[int, Tensor]] = []
     out, axis = input, 0
     for item in items:
-        if item is None:
+        if item is None or isinstance(item, bool):
             out = shaping.unsqueeze(out, axis)
+            if item is False:
+                out = shaping.slice_axis(out, axis, 0, 0)
             axis += 1
         elif isinstance(item, slice):
             out = _slice(out, axis, item)
@@ -70,18 +77,18 @@ def getitem(input: Tensor, index: Any) -> Tensor:
         elif is_int(item):
             out = _pick(out, axis, item)
         else:
-            advanced.append((axis, item))
+            picks.append((axis, item))
             axis += 1
-    if not advanced:
-        # Always a new tensor, so that t[...] and t[:] are views of t and not t itself.
-        return out if out is not input else shaping.reshape(out, *out._extents)
-    return _advanced(out, advanced)
+    # Always a new tensor, so that t[...] and t[:] are views of t and not t itself.
+    return (out if out is not input else shaping.reshape(out, *out._extents)), picks
 
 
 def _expand(input: Tensor, index: Any) -> list[Any]:
     items = list(index) if isinstance(index, tuple) else [index]
     items = [_normalise(i) for i in items]
-    used = sum(i.dim() if _is_mask(i) else 1 for i in items if i is not None and i is not Ellipsis)
+    used = sum(
+        i.dim() if _is_mask(i) else 1 for i in items if not (i is None or i is Ellipsis or isinstance(i, bool))
+    )
     rank = input.dim()
     if used > rank:
         raise IndexError(f"too many indices for tensor of dimension {rank}")
@@ -93,10 +100,10 @@ def _expand(input: Tensor, index: Any) -> list[Any]:
 
 
 def _normalise(item: Any) -> Any:
+    if isinstance(item, (bool, np.bool_)):
+        return bool(item)
     if item is None or item is Ellipsis or isinstance(item, slice) or is_int(item):
         return item
-    if isinstance(item, (bool, np.bool_)):
-        raise UnsupportedError(f"{user_place()}: indexing with the Python bool {item}; use a mask tensor")
     if dispatch.is_tensor(item):
         pass
     elif isinstance(item, (list, tuple, range, np.ndarray)):
@@ -166,8 +173,9 @@ def _slice(t: Tensor, axis: int, item: slice) -> Tensor:
     return reversed_ if step == -1 else shaping.slice_axis(reversed_, axis, 0, part._extents[axis], -step)
 
 
-def _advanced(t: Tensor, picks: list[tuple[int, Tensor]]) -> Tensor:
-    """Integer-tensor indexing: the indexed axes are merged into one and selected from by a linear index."""
+def _merge(t: Tensor, picks: list[tuple[int, Tensor]]) -> tuple[Tensor, list[int], int, Tensor]:
+    """(t with the indexed axes side by side and merged into one, the order of t's axes before merging, the merged axis,
+    the linear index along it)."""
     axes = [a for a, _ in picks]
     rank = t.dim()
     adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
@@ -181,11 +189,17 @@ def _advanced(t: Tensor, picks: list[tuple[int, Tensor]]) -> Tensor:
     for (_, index), extent in zip(picks, extents, strict=True):
         wrapped = _wrap_negative(index, extent)
         linear = wrapped if linear is None else elementwise.add(elementwise.mul(linear, wrap(extent)), wrapped)
-    shape = t._extents
     if len(axes) > 1:
         t = shaping.flatten(t, target, target + len(axes) - 1)
-    out = dispatch.apply("index_select", t, shaping.reshape(linear, -1), axis=target)
-    return shaping.reshape(out, *shape[:target], *linear._extents, *shape[target + len(axes) :])
+    return t, order, target, linear
+
+
+def _advanced(t: Tensor, picks: list[tuple[int, Tensor]]) -> Tensor:
+    """Integer-tensor indexing: the indexed axes are merged into one and selected from by a linear index."""
+    merged, _, target, linear = _merge(t, picks)
+    out = dispatch.apply("index_select", merged, shaping.reshape(linear, -1), axis=target)
+    shape = merged._extents
+    return shaping.reshape(out, *shape[:target], *linear._extents, *shape[target + 1 :])
 
 
 def _wrap_negative(index: Tensor, extent: Extent) -> Tensor:
@@ -202,46 +216,68 @@ def _wrap_negative(index: Tensor, extent: Extent) -> Tensor:
     return elementwise.where(elementwise.lt(index, 0), elementwise.add(index, wrap(extent)), index)
 
 
-def _masked(input: Tensor, index: Any, items: list[Any]) -> Tensor:
+def _without_masks(input: Tensor, items: list[Any]) -> list[Any]:
+    """``items`` with every mask replaced by the index tensors of its true elements."""
+    if not any(map(_is_mask, items)):
+        return items
     tracer = tracing.current()
     if tracer is not None and any(tracer.owns(x) for x in (input, *filter(dispatch.is_tensor, items))):
         raise tracer.refuse_data("boolean-mask indexing (its result's shape)", "where(mask, x, 0), or a weighted sum")
-    for axis, mask in enumerate(items):
-        if _is_mask(mask) and len(items) == 1 and mask.shape != input.shape[: mask.dim()]:
-            raise IndexError(
-                f"The shape of the mask {list(mask.shape)} at index {axis} does not match the shape of the "
-                f"indexed tensor {list(input.shape)} at index {axis}"
-            )
-    return dispatch.from_array(np.asarray(input._data[to_numpy_index(index)], order="C"))
+    out: list[Any] = []
+    axis = 0
+    for item in items:
+        if _is_mask(item):
+            _check_mask(input, item, axis)
+            out += [dispatch.from_array(i) for i in np.nonzero(item._data)] if item.dim() else [bool(item._data)]
+            axis += item.dim()
+        else:
+            out.append(item)
+            axis += item is not None and not isinstance(item, bool)
+    return out
 
 
-def to_numpy_index(index: Any) -> Any:
-    """``index`` with tensors replaced by their arrays."""
-    if isinstance(index, tuple):
-        return tuple(to_numpy_index(i) for i in index)
-    return index._data if dispatch.is_tensor(index) else index
+def _check_mask(input: Tensor, mask: Tensor, axis: int) -> None:
+    if mask._extents != input._extents[axis : axis + mask.dim()]:
+        raise IndexError(
+            f"The shape of the mask {list(mask.shape)} at index {axis} does not match the shape of the "
+            f"indexed tensor {list(input.shape)} at index {axis}"
+        )
 
 
 def setitem(target: Tensor, index: Any, value: Any) -> None:
-    """``target[index] = value``, on eager tensors; tracing notes it as unsupported."""
-    tracer = tracing.current()
-    if tracer is not None:
-        parts = [
-            x for x in (target, value, *(index if isinstance(index, tuple) else (index,))) if dispatch.is_tensor(x)
-        ]
-        symbolic = any(isinstance(i, (SymInt, DimExpr)) for i in (index if isinstance(index, tuple) else (index,)))
-        if symbolic or any(tracer.owns(p) for p in parts):
-            tracer.unsupported("index assignment", parts, "assignment into part of a tensor is eager only",
-                               "cat the parts, pad, or where(mask, new, old)")  # fmt: skip
-            return
-        if target._trace is not tracer:
-            tracer.unsupported("index assignment", parts, "the target was made outside forward",
-                               "create it inside forward")  # fmt: skip
-            return
-    if target.requires_grad and dispatch.is_grad_enabled():
-        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
-    array = value._data if dispatch.is_tensor(value) else np.asarray(value)
-    try:
-        target._data[to_numpy_index(index)] = array.astype(target._data.dtype, copy=False)
-    except ValueError as error:
-        raise ShapeError(f"shape mismatch in index assignment to {list(target.shape)}: {error}") from None
+    """``target[index] = value``: through a view where the index is one, else by scattering."""
+    if target._value is None:
+        views.check_writable(target)
+    if not dispatch.is_tensor(value):
+        value = promotion.operand(np.asarray(value) if isinstance(value, (list, tuple)) else value, target.dtype)
+    items = _expand(target, index)
+    if len(items) >= 1 and _is_mask(items[0]) and value.dim() == 0 and all(i == slice(None) for i in items[1:]):
+        _check_mask(target, items[0], 0)
+        mask = shaping.reshape(items[0], *items[0]._extents, *(1,) * (target.dim() - items[0].dim()))
+        since = now()
+        new = elementwise.where(mask, dispatch.cast(value, target.dtype), target)
+        dispatch.assign(target, new, "index assignment", since=since, history=True)
+        return
+    view, picks = _basic(target, _without_masks(target, items))
+    if not picks:
+        while value.dim() > view.dim() and value._extents[0] == 1:
+            value = shaping.reshape(value, *value._extents[1:])
+        dispatch.write(view, dispatch.cast(value, target.dtype), "index assignment")
+        return
+    since = now()
+    new = put(view, picks, dispatch.cast(value, target.dtype))
+    dispatch.assign(view, new, "index assignment", since=since, history=True)
+
+
+def put(t: Tensor, picks: list[tuple[int, Tensor]], value: Tensor, accumulate: bool = False) -> Tensor:
+    """``t`` with ``value`` put (or added) where index tensors on some axes point; out of place."""
+    merged, order, target, linear = _merge(t, picks)
+    rest = merged._extents
+    source = shaping.broadcast_to(value, (*rest[:target], *linear._extents, *rest[target + 1 :]))
+    count = dims.product(linear._extents)
+    source = shaping.reshape(source, *rest[:target], count, *rest[target + 1 :])
+    line = shaping.reshape(linear, *(count if a == target else 1 for a in range(merged.dim())))
+    everywhere = shaping.expand(line, *source._extents)
+    out = dispatch.apply("scatter_add" if accumulate else "scatter", merged, everywhere, source, axis=target)
+    out = shaping.reshape(out, *(t._extents[a] for a in order))
+    return shaping.permute(out, *(order.index(a) for a in range(t.dim())))

@@ -89,6 +89,9 @@ def tensor_repr(t: Tensor) -> str:
     implied = t.dtype in (dtypes.int64, dtypes.bool_) and array.size
     if t.dtype is not dtypes.float32 and not implied:
         suffixes.append(f"dtype={t.dtype!r}")
-    if t.requires_grad:
+    node = t.grad_fn
+    if node is not None:
+        suffixes.append(f"grad_fn=<{node.name}>")
+    elif t.requires_grad:
         suffixes.append("requires_grad=True")
     return "tensor(" + ", ".join([body, *suffixes]) + ")"

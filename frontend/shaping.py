@@ -12,6 +12,7 @@ from ..ir.dims import DimExpr, Extent
 from ..ir.errors import ShapeError
 from . import dispatch, promotion
 from .size import as_extent, is_int, wrap
+from .tape import views
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -212,9 +213,8 @@ def repeat(input: Tensor, *sizes: Any) -> Tensor:
     out = dispatch.apply("expand", reshape(input, *interleaved), shape=tuple(expanded))
     out = reshape(out, *(n * e for n, e in zip(times, shape, strict=True)))
     if out._value is not None:
-        out._alias = None  # a copy in eager mode: writes to it do not concern ``input``
-        return out
-    return dispatch.mark_local(np.array(out._data))
+        return views.unlink(out)  # a copy in eager mode: writes to it do not concern ``input``
+    return out if out._base is None else out.clone()
 
 
 def flip(input: Tensor, *dims_: Any) -> Tensor:

@@ -12,18 +12,20 @@ from ..ir.dims import Extent, product
 from ..ir.dtypes import DType
 from ..ir.errors import ShapeError, UnsupportedError
 from ..ir.graph import Value
+from ..ir.types import TensorType
 from . import creation, dispatch, elementwise, indexing, linalg, promotion, random, reduce, shaping, tracing
 from .device import CPU, device, require_cpu
+from .differentiable import Differentiable
 from .elementwise import operator, reflected
 from .printing import tensor_repr
 from .size import Size, SymInt, wrap
 
 
-class Tensor:
+class Tensor(Differentiable):
     """A multi-dimensional array with PyTorch's interface.
 
     ``Tensor([1, 2])`` and ``Tensor(2, 3)`` make default-float tensors as in PyTorch; prefer ``ingot.tensor``,
-    ``zeros``, ``from_numpy``... ``requires_grad`` is a flag; gradients come from compiled training steps.
+    ``zeros``, ``from_numpy``...
     """
 
     # Class-level defaults keep plain tensors small. ``_trace`` is the trace that made the tensor.
@@ -32,8 +34,22 @@ class Tensor:
     _trace: tracing.Tracer | None = None
     _alias: Any = None
     _alias_seen = 0
-    requires_grad: bool = False
-    grad: Tensor | None = None
+    # Differentiation (``tape``): a leaf's flag, the node that made the tensor and which of its results it is, the
+    # gradient; the counter of in-place changes; the base of a view and the operators that lead there.
+    _requires_grad: bool = False
+    _grad_fn: Any = None
+    _output_nr = 0
+    _grad: Tensor | None = None
+    _counter: Any = None
+    _base: Tensor | None = None
+    _view: Any = ()
+    _view_seen = 0
+    _inference = False
+    _owned = False  # a gradient whose memory nobody else holds
+    _hooks: Any = None
+    _accumulate_hooks: Any = None
+    _accumulator: Any = None
+    _retains = False
     __array_priority__ = 1000
 
     def __init__(self, *data: Any, device: Any = None) -> None:
@@ -79,6 +95,10 @@ class Tensor:
         return self.shape if dim is None else wrap(self._extents[shaping.axis_of(dim, self.dim())])
 
     @property
+    def _type(self) -> TensorType:
+        return TensorType(self.dtype, self._extents)
+
+    @property
     def dtype(self) -> DType:
         return self._value.dtype if self._value is not None else dispatch.array_dtype(self._data)
 
@@ -89,15 +109,6 @@ class Tensor:
     @property
     def is_cuda(self) -> bool:
         return False
-
-    @property
-    def is_leaf(self) -> bool:
-        """True: eager operations are not recorded for differentiation."""
-        return True
-
-    @property
-    def grad_fn(self) -> None:
-        return None
 
     @property
     def ndim(self) -> int:
@@ -151,34 +162,6 @@ class Tensor:
     def mT(self) -> Tensor:
         """The last two axes exchanged."""
         return shaping.transpose(self, -2, -1)
-
-    @property
-    def data(self) -> Tensor:
-        """The same storage without ``requires_grad``; setting it replaces the value."""
-        return self.detach()
-
-    @data.setter
-    def data(self, new: Tensor) -> None:
-        if not dispatch.is_tensor(new):
-            raise TypeError(f"Variable data has to be a tensor, but got {type(new).__name__}")
-        tracer = tracing.current()
-        if tracer is not None and (tracer.owns(self) or tracer.owns(new)):
-            dispatch.assign(self, new, "data assignment")
-        else:
-            self._data = new._data
-
-    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
-        """Sets the flag in place; RuntimeError for integer tensors."""
-        if requires_grad and not self.dtype.is_floating_point:
-            raise RuntimeError("only Tensors of floating point and complex dtype can require gradients")
-        if requires_grad != self.requires_grad:
-            self.requires_grad = bool(requires_grad)
-        return self
-
-    def backward(self, *args: Any, **kwargs: Any) -> None:
-        """Not available: UnsupportedError. Gradients come from compiled training steps."""
-        raise UnsupportedError("backward() on eager tensors is not available yet; train with "
-                               "ingot.compile_step(model, loss_fn, optimizer)")  # fmt: skip
 
     # -- values -------------------------------------------------------------------------------------
     def _concrete(self, what: str, hint: str = "keep it outside the compiled function") -> np.ndarray:
@@ -257,22 +240,6 @@ class Tensor:
         return bool(reduce.any(elementwise.eq(self, element)))
 
     # -- copies and casts ---------------------------------------------------------------------------
-    def detach(self) -> Tensor:
-        """The same storage, outside of differentiation."""
-        tracer = tracing.current()
-        if tracer is not None and tracer.owns(self):
-            return tracer.detach(self)
-        out = Tensor._wrap(self._data)
-        out._trace = self._trace
-        return out
-
-    def detach_(self) -> Tensor:
-        """Cuts this tensor from its history; eager tensors have none."""
-        tracer = tracing.current()
-        if tracer is not None and tracer.owns(self):
-            return dispatch.assign(self, tracer.detach(self), "detach_")
-        return self.requires_grad_(False)
-
     def clone(self) -> Tensor:
         """A copy."""
         return dispatch.apply("identity", self)
@@ -386,16 +353,6 @@ class Tensor:
     def __hash__(self) -> Any:
         return id(self)
 
-    def __deepcopy__(self, memo: dict) -> Tensor:
-        out = type(self).__new__(type(self))
-        memo[id(self)] = out
-        out._data = self._concrete("deepcopy").copy()
-        out.requires_grad = self.requires_grad
-        return out
-
-    def __reduce__(self) -> Any:
-        return (_rebuild, (type(self), self._concrete("pickling"), self.requires_grad))
-
     # -- operator families --------------------------------------------------------------------------
     __add__ = operator(elementwise.add)
     __radd__ = reflected(elementwise.add)
@@ -490,12 +447,6 @@ class Tensor:
         from .nn import functional
 
         return functional.log_softmax(self, dim, dtype=dtype)
-
-
-def _rebuild(cls: Any, array: np.ndarray, requires_grad: bool) -> Tensor:
-    out = cls._wrap(array)
-    out.requires_grad = requires_grad
-    return out
 
 
 _IN_PLACE: dict[str, Callable[..., Tensor]] = {

@@ -21,6 +21,7 @@ from . import grad_mode
 from .size import SymInt, as_extent
 from .sources import user_location, user_place
 from .structure import Spec, flatten, unflatten
+from .tape import views
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -60,18 +61,6 @@ class Trace:
     modules: list[Any] = field(default_factory=list)
 
 
-class _AliasGroup:
-    """Tensors that share memory in eager mode. ``version`` counts the writes through any of them; ``state`` names the
-    state whose memory it is, if any."""
-
-    __slots__ = ("state", "version", "writer")
-
-    def __init__(self, state: str) -> None:
-        self.version = 0
-        self.writer = ""
-        self.state = state
-
-
 class _State:
     """A tensor outside the graph that the graph reads, and perhaps overwrites."""
 
@@ -79,8 +68,6 @@ class _State:
         self.name, self.tensor, self.role = name, tensor, role
         self.input: Value | None = None
         self.value: Value | None = None
-        self._alias: _AliasGroup | None = None
-        self._alias_seen = 0
 
 
 # Held while a model is traced or what depends on its modes is read: a trace for inference changes the modes of the
@@ -192,6 +179,8 @@ class Tracer:
     # -- reading ------------------------------------------------------------------------------------
     def owns(self, t: Tensor) -> bool:
         """Whether using ``t`` must be recorded: it is traced, or a state."""
+        if t._base is not None:
+            self.refresh(t)
         if t._value is not None:
             if t._trace is not self:
                 raise IngotError(f"{user_place()}: a tensor of an earlier trace is used here; forward must not keep "
@@ -201,7 +190,7 @@ class Tracer:
 
     def value_of(self, t: Tensor) -> Value:
         """The IR value of any tensor; one from outside the graph becomes a constant."""
-        self.check_fresh(t)
+        self.refresh(t)
         if t._value is not None:
             self.owns(t)
             return t._value
@@ -243,73 +232,49 @@ class Tracer:
             self.detached.extend(node.outputs)
         outs = tuple(dispatch.from_value(v, self) for v in node.outputs)
         if op in dispatch.VIEWS:
-            self.link_views(tensors[0], outs[0])
+            views.link(op, node.attrs, tensors[0], outs[0])
         return outs[0] if len(outs) == 1 else outs
 
     def detach(self, t: Tensor) -> Tensor:
-        """A copy of ``t`` through which no gradient flows."""
+        """A view of ``t`` through which no gradient flows."""
         out = self.record("identity", [t], {})
         self.detached.append(out._value)
-        self.link_views(t, out)
+        views.link("detach", {}, t, out)
         return out
 
     # -- in-place writes ----------------------------------------------------------------------------
-    # A write rebinds the tensor to a new value. Tensors that share its memory in eager mode would now
-    # show a stale one, so using them afterwards is refused instead of giving a wrong result.
-    def _holder(self, t: Tensor) -> Any:
-        return self._states.get(id(t), t)
-
-    def link_views(self, source: Tensor, view: Tensor) -> None:
-        """Note that ``view`` shares memory with ``source``."""
-        holder = self._holder(source)
-        if holder._alias is None:
-            holder._alias = _AliasGroup(holder.name if isinstance(holder, _State) else "")
-            holder._alias_seen = 0
-        view._alias, view._alias_seen = holder._alias, holder._alias.version
-
-    def check_fresh(self, t: Tensor) -> None:
-        """UnsupportedError if ``t``'s memory was overwritten through another tensor that shares it."""
-        holder = self._holder(t)
-        group = holder._alias
-        if group is not None and group.version != holder._alias_seen:
-            raise UnsupportedError(
-                f"{user_place()}: this tensor shares memory with one that was changed in place at {group.writer}; "
-                "a traced forward cannot follow that. Try: the out-of-place operation, or clone() before it."
-            )
+    # A write rebinds the tensor that owns the memory to a new value; its views are made again when they are used.
+    def refresh(self, t: Tensor) -> None:
+        """Give a view its present value if its memory was written to since it was made."""
+        counter = t._counter
+        if t._base is None or counter is None or counter.value == t._view_seen:
+            return
+        t._view_seen = counter.value
+        if self.owns(t._base):
+            again = views.replay(t._base, t._view)
+            t._value, t._data, t._trace = again._value, None, self  # type: ignore[assignment]
 
     def write(self, target: Tensor, new: Tensor, op: str) -> bool:
         """Rebind ``target``; False if it is an eager tensor of this trace that can be written directly."""
-        state = self._states.get(id(target))
-        local = target._trace is self
-        if state is None and not local:
+        root = target if target._base is None else target._base
+        state = self._states.get(id(root))
+        if state is None and root._trace is not self:
             self.unsupported(
                 op, [target, new], "the target is neither traced nor a registered parameter or buffer",
                 "register it with register_buffer, or create it inside forward",
             )  # fmt: skip
             return True
-        if state is None and target._alias is not None and target._alias.state:
-            self.unsupported(
-                op,
-                [target, new],
-                f"the target is a view of {target._alias.state!r}; only whole parameters and buffers can be written",
-                "writing the whole tensor",
-            )
-            return True
-        if state is None and target._value is None and not self.owns(new):
-            self.check_fresh(target)
+        if state is None and root._value is None and not self.owns(new):
             return False
-        self.check_fresh(target)
-        value = self.value_of(new)
-        holder = self._holder(target)
+        value = self.value_of(new if root is target else views.overwritten(root, target._view, new))
         if state is not None:
-            self.value_of(target)  # makes it a graph input
+            self.value_of(root)  # makes it a graph input
             state.value = value
         else:
-            target._value, target._data, target._trace = value, None, self  # type: ignore[assignment]
-        if holder._alias is not None:
-            holder._alias.version += 1
-            holder._alias.writer = user_place()
-            holder._alias_seen = holder._alias.version
+            root._value, root._data, root._trace = value, None, self  # type: ignore[assignment]
+        views.counter_of(root).value += 1
+        if root is not target:
+            self.refresh(target)
         return True
 
     # -- refusals -----------------------------------------------------------------------------------

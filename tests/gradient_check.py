@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from ingot.ir.builder import GraphBuilder
+from ingot.ir.differentiate import gradients
 from ingot.ir.dims import Extent, evaluate
 from ingot.ir.dtypes import float64
 from ingot.ir.graph import Graph, Value
 from ingot.ir.interpreter import bind_symbols, interpret
 from ingot.ir.types import TensorType
 from ingot.ir.verifier import verify
-from ingot.passes.differentiate import gradients
 
 Build = Callable[..., "Value | tuple[Value, ...]"]
 

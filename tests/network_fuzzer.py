@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from ingot.ir import dtypes
+from ingot.ir.differentiate import gradients
 from ingot.ir.dims import Extent
 from ingot.ir.dtypes import bfloat16, float16, float32, float64
 from ingot.ir.graph import Graph
-from ingot.passes.differentiate import gradients
 from network_builder import Builder, Entry, Skip, sample
 from network_steps import KINDS, SMOOTH_STEPS, Step, channels
 

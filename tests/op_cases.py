@@ -352,12 +352,21 @@ def _gather_cases(rng: np.random.Generator, d: DType) -> Iterator[Case]:
         yield Case("gather", f"{x} {index}", (sample(rng, x, d), rng.integers(0, x[axis], index)), {"axis": axis})
 
 
-def _scatter_cases(rng: np.random.Generator, d: DType) -> Iterator[Case]:
+def _scatter_cases(rng: np.random.Generator, d: DType, op: str = "scatter_add") -> Iterator[Case]:
     for x, index, axis in _GATHERS:
         for more in (0, 1):  # src larger than the index: the rest is not used
             src = sample(rng, tuple(n + more for n in index), d, 0, 4)
             inputs = (sample(rng, x, d, 0, 4), rng.integers(0, x[axis], index), src)
-            yield Case("scatter_add", f"{x} {index} + {more}", inputs, {"axis": axis}, depth=index[axis] + 1)
+            yield Case(op, f"{x} {index} + {more}", inputs, {"axis": axis}, depth=index[axis] + 1)
+
+
+def _scatter_grads(rng: np.random.Generator) -> Iterator[Case]:
+    """Without equal indices, whose gradients count every one."""
+    for x, index, axis in _GATHERS:
+        if index[axis] <= x[axis]:
+            places = np.argsort(rng.random(tuple(x[axis] if a == axis else n for a, n in enumerate(index))), axis)
+            inputs = (rng.normal(size=x), places.take(range(index[axis]), axis), rng.normal(size=index))
+            yield Case("scatter", f"{x} {index}", inputs, {"axis": axis})
 
 
 def _select_cases(rng: np.random.Generator, d: DType) -> Iterator[Case]:
@@ -367,6 +376,8 @@ def _select_cases(rng: np.random.Generator, d: DType) -> Iterator[Case]:
 
 _MAKERS["gather"] = (_gather_cases, ANY)
 _MAKERS["scatter_add"] = (_scatter_cases, NUMERIC)
+_MAKERS["scatter"] = (lambda rng, d: _scatter_cases(rng, d, "scatter"), ANY)
+_GRADS["scatter"] = _scatter_grads
 _MAKERS["index_select"] = (_select_cases, ANY)
 for _name in ("gather", "scatter_add", "index_select"):
     _GRADS[_name] = lambda rng, op=_name: _MAKERS[op][0](rng, float64)

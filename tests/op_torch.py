@@ -58,8 +58,8 @@ def _apply(torch: Any, case: Case, xs: list[Any], attrs: dict[str, Any]) -> Any:
         return torch.cat(xs, attrs["axis"])
     if op in ("gather", "index_select"):
         return getattr(torch, op)(xs[0], attrs["axis"], xs[1])
-    if op == "scatter_add":
-        return torch.scatter_add(xs[0], attrs["axis"], xs[1], xs[2])
+    if op in ("scatter_add", "scatter"):
+        return getattr(torch, op)(xs[0], attrs["axis"], xs[1], xs[2])
     if op in _FUNCTIONAL:
         return getattr(torch.nn.functional, op)(*xs, **attrs)
     return getattr(torch, _RENAMED.get(op, op))(*xs, **attrs)

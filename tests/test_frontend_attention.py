@@ -93,8 +93,8 @@ def test_grouped_heads_and_wide_masks() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_gradients(case) -> None:
     from ingot.frontend.tracing import trace
+    from ingot.ir.differentiate import gradients
     from ingot.ir.interpreter import interpret
-    from ingot.passes.differentiate import gradients
 
     given = arrays(SHAPES[0])
     theirs = [torch.from_numpy(a.copy()).requires_grad_() for a in given]

@@ -324,7 +324,7 @@ def test_matmul_gradients(ta: bool, tb: bool, batches: tuple) -> None:
 
 
 def test_matmul_gradient_of_a_shared_matrix_is_one_product() -> None:
-    from ingot.passes.differentiate import gradients
+    from ingot.ir.differentiate import gradients
 
     graph, g, (y,) = build_graph(lambda g, a, b: g.matmul(a, b), [(N.expr, 5, 4), (4, 3)])
     loss = g.sum(y, axes=(0, 1, 2))

@@ -200,7 +200,7 @@ def test_batch_statistics_alone_have_gradients() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_half_precision_gradients_keep_their_dtype(case: str) -> None:
-    from ingot.passes.differentiate import gradients
+    from ingot.ir.differentiate import gradients
 
     op, shapes, attrs, _ = CASES[case]
     graph = Graph()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from graph_utils import random_inputs
 from ingot.ir.builder import GraphBuilder
+from ingot.ir.differentiate import gradients
 from ingot.ir.dtypes import float64
 from ingot.ir.graph import Graph, Value
 from ingot.ir.interpreter import interpret
@@ -16,7 +17,6 @@ from ingot.ir.types import TensorType
 from ingot.passes.cse import CommonSubexpressions
 from ingot.passes.dce import DeadCodeElimination
 from ingot.passes.decompose import Decompose
-from ingot.passes.differentiate import gradients
 from ingot.passes.fold_batch_norm import FoldBatchNorm
 from ingot.passes.fold_constants import FoldConstants
 from ingot.passes.manager import Fixpoint, PassManager

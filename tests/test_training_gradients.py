@@ -14,12 +14,12 @@ import pytest
 from ingot import driver
 from ingot.ir import ops  # noqa: F401  (registers)
 from ingot.ir.builder import GraphBuilder
+from ingot.ir.differentiate import gradients
 from ingot.ir.dtypes import dtype_from_numpy, float64, tolerance
 from ingot.ir.graph import Graph, Value
 from ingot.ir.interpreter import interpret
 from ingot.ir.registry import OPS
 from ingot.ir.types import TensorType
-from ingot.passes.differentiate import gradients
 from ingot.runtime.executable import Executable
 from op_cases import gradient_cases
 from op_sampling import Case

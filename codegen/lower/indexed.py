@@ -1,7 +1,7 @@
-"""``scatter_add``: a copy of x, then additions in index order.
+"""``scatter_add`` and ``scatter``: a copy of x, then additions or writes in index order.
 
 Slices along the axis are independent and run in parallel (vectors of them where the contiguous axis is another one);
-inside a slice the additions are serial, so the result does not depend on threads. 16-bit floats accumulate in float32.
+inside a slice they are serial, so the result does not depend on threads. 16-bit floats accumulate in float32.
 (``gather`` and ``index_select`` are elementwise kernels with indexed loads, ``argmax`` and ``argmin`` are reductions.)
 """
 
@@ -23,14 +23,15 @@ def supports(node: Node, target: Target) -> str | None:
     """None if ``lower`` accepts the node, else why not."""
     out = node.output.type
     if not out.layout.is_dense:
-        return f"scatter_add writes dense results, %{node.output.name} has layout {out.layout}"
-    if out.dtype.kind == "f" and out.dtype.bits == 16 and bounds(out.shape[node.attrs["axis"]])[1] > 2**24:
+        return f"{node.op} writes dense results, %{node.output.name} has layout {out.layout}"
+    adds = node.op == "scatter_add"
+    if adds and out.dtype.kind == "f" and out.dtype.bits == 16 and bounds(out.shape[node.attrs["axis"]])[1] > 2**24:
         return f"scatter_add of {out.dtype.name} accumulates in scratch memory; axis {node.attrs['axis']} has no bound"
     return None
 
 
 def lower(node: Node, target: Target) -> LoweredKernel:
-    """The kernel of a ``scatter_add`` node."""
+    """The kernel of a ``scatter_add`` or ``scatter`` node."""
     reason = supports(node, target)
     if reason is not None:
         raise UnsupportedError(f"{node!r}: {reason}")
@@ -50,7 +51,7 @@ def lower(node: Node, target: Target) -> LoweredKernel:
         extents=extents.expressions,
         trip=trip,
         grain=grain_for(2 * total / max(1, upper(trip))),
-        schedule=f"scatter_add along axis {axis} of {x.type}: {writer.lanes} independent slice(s) per iteration",
+        schedule=f"{node.op} along axis {axis} of {x.type}: {writer.lanes} independent slice(s) per iteration",
         flops=float(upper(product(node.inputs[1].shape))),
         bytes=total,
         inplace={0: 0} if x.type == node.output.type and node.inputs.count(x) == 1 and not writer.scratch else {},
@@ -65,6 +66,7 @@ class _Scatter:
         self.node = node
         self.x, self.index, self.src = (access[v] for v in node.inputs)
         self.out = access[node.output]
+        self.adds = node.op == "scatter_add"
         self.axis = node.attrs["axis"]
         self.shape = node.output.shape
         self.dtype = compute_dtype(node.output.dtype)
@@ -78,7 +80,7 @@ class _Scatter:
         vector = kept[-1] if kept and kept[-1] == len(shape) - 1 and covered[kept[-1]] == shape[kept[-1]] else None
         if vector is not None:
             self.lanes = lanes_for([self.node.output.dtype], target)
-        if self.dtype is not self.node.output.dtype:
+        if self.adds and self.dtype is not self.node.output.dtype:
             self.scratch = b.scratch(self.dtype, bounds(shape[axis])[1] * self.lanes)
         if vector is None:
             outer = product(shape[a] for a in kept)
@@ -128,11 +130,12 @@ class _Scatter:
             pos = self._at(coords, Coord(i), lanes)
             self._put(pos, Coord(i), self.x.load(pos))
 
-        def add(j: Any) -> None:
+        def put(j: Any) -> None:
             here = self._at(coords, Coord(j), lanes)
             chosen = self._clamped(self.index.load(here), extent)
             pos = self._at(coords, chosen, lanes)
-            self._put(pos, chosen, b.op("add", self._get(pos, chosen), self.src.load(here)))
+            value = self.src.load(here)
+            self._put(pos, chosen, b.op("add", self._get(pos, chosen), value) if self.adds else value)
 
         def finish(i: Any) -> None:
             pos = self._at(coords, Coord(i), lanes)
@@ -147,7 +150,7 @@ class _Scatter:
         if bounds(self.shape[self.axis])[0] < 1:  # an empty axis has no place for any index
             ok = b.icmp("gt", b.ival(extent), 0)
             inside = ok if inside is None else b.op("and", inside, ok)
-        body = lambda: _discard(b.loop(0, ext(covered[self.axis]), add))  # noqa: E731
+        body = lambda: _discard(b.loop(0, ext(covered[self.axis]), put))  # noqa: E731
         body() if inside is None else b.when(inside, body)
         if self.scratch is not None:
             b.loop(0, extent, finish)

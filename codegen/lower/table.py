@@ -57,6 +57,7 @@ LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(pooling.OPS, _POOLING),
     **dict.fromkeys(contraction.CONTRACTIONS, _CONTRACTION),
     "scatter_add": Lowering(indexed.supports, indexed.lower),
+    "scatter": Lowering(indexed.supports, indexed.lower),
 }
 FUSED: dict[str, Lowering] = {
     "elementwise": _ELEMENTWISE,

@@ -9,8 +9,8 @@ from typing import Any
 from ...ir.dtypes import DType
 from .. import dispatch, tracing
 from ..device import require_cpu
+from ..hooks import RemovableHandle
 from ..tensor import Tensor, named_dtype, typename
-from .hooks import RemovableHandle
 from .parameter import Buffer, Parameter
 from .state import StateDictMixin
 

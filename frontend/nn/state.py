@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .. import grad_mode
+from ..hooks import RemovableHandle
 from ..tensor import Tensor
-from .hooks import RemovableHandle
 from .parameter import Parameter
 
 EXTRA_STATE = "_extra_state"

@@ -13,7 +13,7 @@ import numpy as np
 from ..dims import Extent, maximum, product
 from ..dtypes import int64
 from ..errors import DTypeError, ShapeError
-from ..registry import Attr, Fusion, OpDef, register
+from ..registry import Attr, Fusion, Infer, OpDef, register
 from ..types import Shape, TensorType
 from .common import (
     check_axes,
@@ -367,48 +367,91 @@ register(
 )
 
 
-def _scatter_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
-    x, index, src = types
-    axis = check_axis("scatter_add", attrs["axis"], x.rank)
-    _check_index("scatter_add", index)
-    check_kind("scatter_add", check_same_dtype("scatter_add (x and src)", x, src), "fiu")
-    check_rank("scatter_add", "the index", index, x.rank)
-    check_rank("scatter_add", "src", src, x.rank)
-    _check_covers("scatter_add", index, x, "x", [a for a in range(x.rank) if a != axis])
-    _check_covers("scatter_add", index, src, "src", range(x.rank))
-    return [x.with_shape(x.shape)]
+def _scatter_infer(op: str, kinds: str) -> Infer:
+    def infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+        x, index, src = types
+        axis = check_axis(op, attrs["axis"], x.rank)
+        _check_index(op, index)
+        check_kind(op, check_same_dtype(f"{op} (x and src)", x, src), kinds)
+        check_rank(op, "the index", index, x.rank)
+        check_rank(op, "src", src, x.rank)
+        _check_covers(op, index, x, "x", [a for a in range(x.rank) if a != axis])
+        _check_covers(op, index, src, "src", range(x.rank))
+        return [x.with_shape(x.shape)]
+
+    return infer
+
+
+def _covered(index: np.ndarray, src: np.ndarray) -> np.ndarray:
+    """The elements of src that have an index."""
+    return src[tuple(slice(n) for n in index.shape)]
 
 
 @rounds_once
 def _scatter_add(x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int) -> np.ndarray:
     _check_range("scatter_add", index, x.shape[axis], axis)
     out = x.copy()
-    np.add.at(out, _along(index, axis), src[tuple(slice(n) for n in index.shape)])
+    np.add.at(out, _along(index, axis), _covered(index, src))
     return out
 
 
-def _scatter_vjp(g: GraphBuilder, node: Node, grads: Grads) -> Grads:
-    (_, index, src), dy = node.inputs, grads[0]
-    if dy is None or not src.dtype.is_floating_point:
-        return [None, None, None]
+def _scatter(x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int) -> np.ndarray:
+    _check_range("scatter", index, x.shape[axis], axis)
+    out, part = x.copy(), _covered(index, src)
+    for j in range(index.shape[axis]):  # in order along the axis, so that the last of equal indices wins
+        at = tuple(slice(j, j + 1) if a == axis else slice(None) for a in range(x.ndim))
+        out[_along(index[at], axis)] = part[at]
+    return out
+
+
+def _scatter_source_grad(g: GraphBuilder, node: Node, dy: Value) -> Value:
+    _, index, src = node.inputs
     dsrc = g.gather(dy, index, axis=node.attrs["axis"])
     if index.shape != src.shape:  # elements of src beyond the index were not used
         none = (0,) * src.type.rank
         high = tuple(s - i for s, i in zip(src.shape, index.shape, strict=True))
         dsrc = g.pad(dsrc, low=none, high=high, interior=none, value=0)
-    return [dy, None, dsrc]
+    return dsrc
+
+
+def _scatter_add_vjp(g: GraphBuilder, node: Node, grads: Grads) -> Grads:
+    dy = grads[0]
+    if dy is None or not dy.dtype.is_floating_point:
+        return [None, None, None]
+    return [dy, None, _scatter_source_grad(g, node, dy)]
+
+
+def _scatter_vjp(g: GraphBuilder, node: Node, grads: Grads) -> Grads:
+    (_, index, src), dy = node.inputs, grads[0]
+    if dy is None or not dy.dtype.is_floating_point:
+        return [None, None, None]
+    kept = g.scatter(dy, index, zeros(g, src.type), axis=node.attrs["axis"])
+    return [kept, None, _scatter_source_grad(g, node, dy)]
 
 
 register(
     OpDef(
         "scatter_add",
-        infer=_scatter_infer,
+        infer=_scatter_infer("scatter_add", "fiu"),
         reference=_scatter_add,
+        fusion=Fusion.OPAQUE,
+        attrs={"axis": Attr("int")},
+        vjp=_scatter_add_vjp,
+        arity=(3, 3),
+        doc="x with src[i, j, k] added at [i, index[i, j, k], k] for axis 1 (torch.scatter_add), in index order",
+    )
+)
+register(
+    OpDef(
+        "scatter",
+        infer=_scatter_infer("scatter", "fiub"),
+        reference=_scatter,
         fusion=Fusion.OPAQUE,
         attrs={"axis": Attr("int")},
         vjp=_scatter_vjp,
         arity=(3, 3),
-        doc="x with src[i, j, k] added at [i, index[i, j, k], k] for axis 1 (torch.scatter_add), in index order",
+        doc="x with src[i, j, k] put at [i, index[i, j, k], k] for axis 1 (torch.scatter); the last of equal indices "
+        "wins (the gradient counts every one)",
     )
 )
 

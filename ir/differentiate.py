@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..ir import registry
-from ..ir.builder import GraphBuilder
-from ..ir.errors import DTypeError, IngotError, ShapeError, UnsupportedError, VerifyError
-from ..ir.graph import Graph, Node, Value
-from ..ir.source import UNKNOWN
+from . import registry
+from .builder import GraphBuilder
+from .errors import DTypeError, IngotError, ShapeError, UnsupportedError, VerifyError
+from .graph import Graph, Node, Value
+from .source import UNKNOWN
 
 
 def gradients(

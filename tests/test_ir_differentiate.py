@@ -12,6 +12,7 @@ import pytest
 from graph_utils import assert_graph_equal, build, canonical, ops
 from ingot.ir import registry
 from ingot.ir.builder import GraphBuilder
+from ingot.ir.differentiate import gradients
 from ingot.ir.dims import Dim
 from ingot.ir.dtypes import dtype_from_numpy, float32, float64, int64
 from ingot.ir.errors import DTypeError, IngotError, ShapeError, UnsupportedError, VerifyError
@@ -23,7 +24,6 @@ from ingot.ir.verifier import verify
 from ingot.passes.cse import CommonSubexpressions
 from ingot.passes.dce import DeadCodeElimination
 from ingot.passes.decompose import Decompose
-from ingot.passes.differentiate import gradients
 from ingot.passes.fold_constants import FoldConstants
 from ingot.passes.manager import PassContext, PassManager
 from ingot.passes.simplify import Simplify

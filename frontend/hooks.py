@@ -32,3 +32,10 @@ class RemovableHandle:
 
     def __exit__(self, *exc: object) -> None:
         self.remove()
+
+
+def add_hook(table: OrderedDict[int, Any], hook: Any, *options: OrderedDict[int, Any]) -> RemovableHandle:
+    """Put ``hook`` into ``table``; its options by id live in ``options``."""
+    handle = RemovableHandle(table, *options)
+    table[handle.id] = hook
+    return handle
