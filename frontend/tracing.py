@@ -177,6 +177,10 @@ class Tracer:
         return self._path[-1] if self._path else ""
 
     # -- reading ------------------------------------------------------------------------------------
+    def is_state(self, t: Tensor) -> bool:
+        """Whether ``t`` is a parameter, a buffer or another tensor that the graph may overwrite."""
+        return id(t) in self._states
+
     def owns(self, t: Tensor) -> bool:
         """Whether using ``t`` must be recorded: it is traced, or a state."""
         if t._base is not None:
@@ -247,7 +251,7 @@ class Tracer:
     def refresh(self, t: Tensor) -> None:
         """Give a view its present value if its memory was written to since it was made."""
         counter = t._counter
-        if t._base is None or counter is None or counter.value == t._view_seen:
+        if t._base is None or counter is None or counter.value == t._view_seen or self.is_state(t):
             return
         t._view_seen = counter.value
         if self.owns(t._base):
@@ -256,7 +260,7 @@ class Tracer:
 
     def write(self, target: Tensor, new: Tensor, op: str) -> bool:
         """Rebind ``target``; False if it is an eager tensor of this trace that can be written directly."""
-        root = target if target._base is None else target._base
+        root = target if target._base is None or self.is_state(target) else target._base
         state = self._states.get(id(root))
         if state is None and root._trace is not self:
             self.unsupported(

@@ -203,6 +203,7 @@ add("gather", (F32, SHAPE), (I64, (n, 5, 4), index_below(3)), axis=1)
 add("gather", (F32, SHAPE), (I64, (n, 2, 3), index_below(3)), axis=1, label="smaller")
 add("scatter_add", (F32, SHAPE), (I64, (n, 5, 4), index_below(3)), (F32, (n, 5, 4)), axis=1)
 add("scatter_add", (F32, SHAPE), (I64, (n, 2, 3), index_below(3)), (F32, (n, 5, 4)), axis=1, label="smaller")
+add("scatter", (F32, SHAPE), (I64, (n, 1, 4), index_below(3)), (F32, (n, 5, 4)), axis=1)
 add("index_select", (F32, SHAPE), (I64, (5,), index_below(3)), axis=1)
 
 for _a, _b in ((False, False), (True, False), (False, True), (True, True)):

@@ -25,11 +25,14 @@ Chain = tuple[tuple[str, dict[str, Any]], ...]
 
 def link(op: str, attrs: dict[str, Any], source: Tensor, view: Tensor) -> None:
     """Note that ``view`` is ``op`` of ``source`` and shares its memory."""
-    base = source._base
-    root = source if base is None else base
-    chain = () if base is None else source._view
+    tracer = tracing.current()
+    # A state of a trace counts as a tensor of its own, even if it is a view of one outside.
+    direct = source._base is None or (tracer is not None and tracer.is_state(source))
+    root = source if direct else source._base
+    chain = () if direct else source._view
+    assert root is not None
     view._base = root
-    kept = chain is not None and (grad_mode.is_grad_enabled() or tracing.is_tracing())
+    kept = chain is not None and (grad_mode.is_grad_enabled() or tracer is not None)
     view._view = (*chain, (op, attrs)) if kept else None
     view._counter = counter_of(root)
     view._view_seen = view._counter.value
