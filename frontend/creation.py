@@ -183,3 +183,11 @@ def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any
     """Ones on the diagonal of an [n, m] matrix (m defaults to n)."""
     require_cpu(device)
     return dispatch.mark_local(np.eye(n, m, dtype=(dtype or promotion.get_default_dtype()).numpy))
+
+# What users see: functions, methods of Tensor, methods that write into it (with an underscore).
+FUNCTIONS = (
+    "arange", "as_tensor", "asarray", "empty", "empty_like", "eye", "from_numpy", "full", "full_like", "linspace",
+    "ones", "ones_like", "tensor", "zeros", "zeros_like",
+)  # fmt: skip
+METHODS = ()
+IN_PLACE = ()

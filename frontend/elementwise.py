@@ -289,3 +289,42 @@ negative = neg
 absolute = abs
 clip = clamp
 greater, greater_equal, less, less_equal, not_equal = gt, ge, lt, le, ne
+
+true_divide = div
+
+
+def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+    """Whether all elements are close (``isclose``)."""
+    return isclose(input, other, rtol, atol, equal_nan)._concrete("allclose()").all().item()
+
+
+def equal(input: Tensor, other: Tensor) -> bool:
+    """Whether shapes and all elements are equal."""
+    if input._extents != other._extents:
+        return False
+    return eq(input, other)._concrete("equal()").all().item()
+
+
+# What users see: functions, methods of Tensor, methods that write into it (with an underscore).
+FUNCTIONS = (
+    "allclose", "equal",
+    "abs", "absolute", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "clamp", "clip",
+    "cos", "div", "divide", "eq", "erf", "exp", "expm1", "floor", "floor_divide", "ge", "gt", "isclose",
+    "isfinite", "isinf", "isnan", "le", "log", "log1p", "logical_and", "logical_not", "logical_or", "logical_xor",
+    "lt", "masked_fill", "maximum", "minimum", "mul", "multiply", "ne", "neg", "negative", "pow", "reciprocal",
+    "relu", "remainder", "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "square", "sub", "subtract", "tanh",
+    "true_divide", "trunc", "where",
+)  # fmt: skip
+METHODS = (
+    "allclose", "equal",
+    "abs", "absolute", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "clamp", "clip",
+    "cos", "div", "divide", "eq", "erf", "exp", "expm1", "floor", "floor_divide", "ge", "gt", "isclose",
+    "isfinite", "isinf", "isnan", "le", "log", "log1p", "logical_and", "logical_not", "logical_or", "logical_xor",
+    "lt", "masked_fill", "maximum", "minimum", "mul", "multiply", "ne", "neg", "negative", "pow", "reciprocal",
+    "relu", "remainder", "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "square", "sub", "subtract", "tanh",
+    "true_divide", "trunc",
+)  # fmt: skip
+IN_PLACE = (
+    "abs", "add", "ceil", "clamp", "div", "exp", "floor", "floor_divide", "log", "logical_not", "masked_fill",
+    "mul", "neg", "pow", "relu", "remainder", "round", "rsqrt", "sigmoid", "sqrt", "sub", "tanh",
+)  # fmt: skip

@@ -281,3 +281,8 @@ def put(t: Tensor, picks: list[tuple[int, Tensor]], value: Tensor, accumulate: b
     out = dispatch.apply("scatter_add" if accumulate else "scatter", merged, everywhere, source, axis=target)
     out = shaping.reshape(out, *(t._extents[a] for a in order))
     return shaping.permute(out, *(order.index(a) for a in range(t.dim())))
+
+# What users see: functions, methods of Tensor, methods that write into it (with an underscore).
+FUNCTIONS = ("gather", "index_select", "scatter_add")
+METHODS = ("gather", "index_select", "scatter_add")
+IN_PLACE = ("scatter_add",)

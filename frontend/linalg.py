@@ -111,3 +111,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
                          f"{weight._extents[1]}x{weight._extents[0]})")  # fmt: skip
     out = _product(input, weight, transpose_b=True)
     return out if bias is None else elementwise.add(out, bias)
+
+# What users see: functions, methods of Tensor, methods that write into it (with an underscore).
+FUNCTIONS = ("addmm", "bmm", "dot", "matmul", "mm", "mv")
+METHODS = ("addmm", "bmm", "dot", "matmul", "mm", "mv")
+IN_PLACE = ("addmm",)

@@ -176,3 +176,11 @@ def normal_(input: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Ge
     kind = np.float64 if input.dtype is dtypes.float64 else np.float32
     draw = (generator or default_generator)._numpy.standard_normal(input._data.shape, dtype=kind)
     return _fill(input, draw * kind(std) + kind(mean))
+
+# What users see: functions, methods of Tensor, methods that write into it (with an underscore).
+FUNCTIONS = (
+    "Generator", "default_generator", "initial_seed", "manual_seed", "rand", "rand_like", "randint", "randn",
+    "randn_like", "randperm",
+)  # fmt: skip
+METHODS = ("normal_", "uniform_")
+IN_PLACE = ()

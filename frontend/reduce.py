@@ -189,3 +189,10 @@ def norm(input: Tensor, p: Any = 2, dim: Dims = None, keepdim: bool = False) -> 
     if p == 1:
         return sum(x, dim, keepdim)
     return elementwise.pow(sum(elementwise.pow(x, p), dim, keepdim), 1.0 / p)
+
+# What users see: functions, methods of Tensor, methods that write into it (with an underscore).
+FUNCTIONS = (
+    "all", "amax", "amin", "any", "argmax", "argmin", "max", "mean", "min", "norm", "prod", "std", "sum", "var",
+)  # fmt: skip
+METHODS = ("all", "amax", "amin", "any", "argmax", "argmin", "max", "mean", "min", "norm", "prod", "std", "sum", "var")
+IN_PLACE = ()

@@ -317,3 +317,17 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     count = int(wrap(shape[axis]))
     rest = (*shape[:axis], *shape[axis + 1 :])
     return tuple(reshape(slice_axis(input, axis, i, i + 1), *rest) for i in range(count))
+
+swapaxes = transpose
+
+# What users see: functions, methods of Tensor, methods that write into it (with an underscore).
+FUNCTIONS = (
+    "broadcast_to", "cat", "chunk", "concat", "concatenate", "expand_as", "flatten", "flip", "movedim", "narrow",
+    "permute", "reshape", "split", "squeeze", "stack", "t", "transpose", "unbind", "unflatten", "unsqueeze",
+)  # fmt: skip
+METHODS = (
+    "broadcast_to", "chunk", "expand", "expand_as", "flatten", "flip", "movedim", "narrow", "permute", "repeat",
+    "reshape", "reshape_as", "split", "squeeze", "swapaxes", "t", "transpose", "unbind", "unflatten", "unsqueeze",
+    "view", "view_as",
+)  # fmt: skip
+IN_PLACE = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..ir.dtypes import DType
 from ..ir.errors import ShapeError, UnsupportedError
 from ..ir.graph import Value
 from ..ir.types import TensorType
-from . import creation, dispatch, elementwise, indexing, linalg, promotion, random, reduce, shaping, tracing
+from . import creation, dispatch, elementwise, families, indexing, linalg, promotion, reduce, shaping, tracing
 from .device import CPU, device, require_cpu
 from .differentiable import Differentiable
 from .elementwise import operator, reflected
@@ -334,7 +334,11 @@ class Tensor(Differentiable):
     __getitem__ = indexing.getitem
     __setitem__ = indexing.setitem
 
-    if not TYPE_CHECKING:  # the type checker must still know which attributes exist
+    if TYPE_CHECKING:  # the methods of the families are attached below
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    else:
 
         def __getattr__(self, name: str) -> Any:
             from . import missing
@@ -386,52 +390,6 @@ class Tensor(Differentiable):
     __abs__ = elementwise.abs
     __invert__ = elementwise.bitwise_not
 
-    exp, expm1, log, log1p = elementwise.exp, elementwise.expm1, elementwise.log, elementwise.log1p
-    sqrt, rsqrt, reciprocal, square = elementwise.sqrt, elementwise.rsqrt, elementwise.reciprocal, elementwise.square
-    sin, cos, tanh, erf, sigmoid = (
-        elementwise.sin,
-        elementwise.cos,
-        elementwise.tanh,
-        elementwise.erf,
-        elementwise.sigmoid,
-    )
-    sign, trunc, ceil, floor, round = (
-        elementwise.sign, elementwise.trunc, elementwise.ceil, elementwise.floor, elementwise.round,
-    )  # fmt: skip
-    isnan, isinf, isfinite = elementwise.isnan, elementwise.isinf, elementwise.isfinite
-    neg = negative = elementwise.neg
-    abs = absolute = elementwise.abs
-    relu, add = elementwise.relu, elementwise.add
-    sub = subtract = elementwise.sub
-    mul = multiply = elementwise.mul
-    div = divide = true_divide = elementwise.div
-    floor_divide, remainder, pow = elementwise.floor_divide, elementwise.remainder, elementwise.pow
-    maximum, minimum = elementwise.maximum, elementwise.minimum
-    eq, ne, lt, le, gt, ge = (
-        elementwise.eq, elementwise.ne, elementwise.lt, elementwise.le, elementwise.gt, elementwise.ge,
-    )  # fmt: skip
-    logical_not, logical_and = elementwise.logical_not, elementwise.logical_and
-    logical_or, logical_xor = elementwise.logical_or, elementwise.logical_xor
-    bitwise_not, bitwise_and = elementwise.bitwise_not, elementwise.bitwise_and
-    bitwise_or, bitwise_xor = elementwise.bitwise_or, elementwise.bitwise_xor
-    clamp = clip = elementwise.clamp
-    masked_fill, isclose = elementwise.masked_fill, elementwise.isclose
-
-    reshape, view, view_as, reshape_as = shaping.reshape, shaping.view, shaping.view_as, shaping.reshape_as
-    permute, transpose, t, movedim = shaping.permute, shaping.transpose, shaping.t, shaping.movedim
-    swapaxes = shaping.transpose
-    flatten, unflatten, squeeze, unsqueeze = shaping.flatten, shaping.unflatten, shaping.squeeze, shaping.unsqueeze
-    expand, expand_as, broadcast_to, repeat = shaping.expand, shaping.expand_as, shaping.broadcast_to, shaping.repeat
-    flip, narrow, split, chunk, unbind = shaping.flip, shaping.narrow, shaping.split, shaping.chunk, shaping.unbind
-
-    sum, mean, prod, amax, amin = reduce.sum, reduce.mean, reduce.prod, reduce.amax, reduce.amin
-    argmax, argmin, max, min = reduce.argmax, reduce.argmin, reduce.max, reduce.min
-    any, all, var, std, norm = reduce.any, reduce.all, reduce.var, reduce.std, reduce.norm
-
-    matmul, mm, bmm, mv, dot, addmm = linalg.matmul, linalg.mm, linalg.bmm, linalg.mv, linalg.dot, linalg.addmm
-    index_select, gather, scatter_add = indexing.index_select, indexing.gather, indexing.scatter_add
-    uniform_, normal_ = random.uniform_, random.normal_
-
     def where(self, condition: Tensor, other: Any) -> Tensor:
         """``self`` where ``condition`` holds, else ``other``."""
         return elementwise.where(condition, self, other)
@@ -449,31 +407,8 @@ class Tensor(Differentiable):
         return functional.log_softmax(self, dim, dtype=dtype)
 
 
-_IN_PLACE: dict[str, Callable[..., Tensor]] = {
-    "add_": elementwise.add,
-    "sub_": elementwise.sub,
-    "mul_": elementwise.mul,
-    "div_": elementwise.div,
-    "pow_": elementwise.pow,
-    "neg_": elementwise.neg,
-    "abs_": elementwise.abs,
-    "exp_": elementwise.exp,
-    "log_": elementwise.log,
-    "sqrt_": elementwise.sqrt,
-    "rsqrt_": elementwise.rsqrt,
-    "relu_": elementwise.relu,
-    "sigmoid_": elementwise.sigmoid,
-    "tanh_": elementwise.tanh,
-    "clamp_": elementwise.clamp,
-    "floor_": elementwise.floor,
-    "ceil_": elementwise.ceil,
-    "round_": elementwise.round,
-    "masked_fill_": elementwise.masked_fill,
-    "remainder_": elementwise.remainder,
-    "addmm_": linalg.addmm,
-    "floor_divide_": elementwise.floor_divide,
-    "scatter_add_": indexing.scatter_add,
-    "logical_not_": elementwise.logical_not,
+families.attach(Tensor)
+for _name, _fn in {
     "__iadd__": elementwise.add,
     "__isub__": elementwise.sub,
     "__imul__": elementwise.mul,
@@ -484,8 +419,7 @@ _IN_PLACE: dict[str, Callable[..., Tensor]] = {
     "__iand__": elementwise.bitwise_and,
     "__ior__": elementwise.bitwise_or,
     "__ixor__": elementwise.bitwise_xor,
-}
-for _name, _fn in _IN_PLACE.items():  # fmt: skip
+}.items():
     setattr(Tensor, _name, dispatch.inplace(_fn, _name))
 
 dispatch.register_tensor_class(Tensor)
