@@ -2,100 +2,32 @@
 
 from __future__ import annotations
 
-from . import functional, init
-from .activation import (
-    ELU,
-    GELU,
-    SELU,
-    Hardsigmoid,
-    Hardswish,
-    Hardtanh,
-    LeakyReLU,
-    LogSigmoid,
-    LogSoftmax,
-    Mish,
-    PReLU,
-    ReLU,
-    ReLU6,
-    Sigmoid,
-    SiLU,
-    Softmax,
-    Softplus,
-    Tanh,
+from . import (
+    activation,
+    containers,
+    conv_transpose,
+    functional,
+    init,
+    layers,
+    loss,
+    module,
+    normalization,
+    parameter,
+    upsampling,
 )
-from .containers import ModuleDict, ModuleList, ParameterDict, ParameterList, Sequential
-from .conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from .layers import (
-    AdaptiveAvgPool2d,
-    AvgPool2d,
-    Conv2d,
-    Embedding,
-    Flatten,
-    Identity,
-    Linear,
-    MaxPool2d,
-    Unflatten,
-)
-from .loss import CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
-from .module import Module
-from .normalization import BatchNorm1d, BatchNorm2d, Dropout, Dropout2d, LayerNorm
-from .parameter import Buffer, Parameter
-from .upsampling import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
+from .activation import *  # noqa: F403
+from .containers import *  # noqa: F403
+from .conv_transpose import *  # noqa: F403
+from .layers import *  # noqa: F403
+from .loss import *  # noqa: F403
+from .module import *  # noqa: F403
+from .normalization import *  # noqa: F403
+from .parameter import *  # noqa: F403
+from .upsampling import *  # noqa: F403
 
-__all__ = [
-    "ELU",
-    "GELU",
-    "SELU",
-    "AdaptiveAvgPool2d",
-    "AvgPool2d",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "Buffer",
-    "Conv2d",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
-    "CrossEntropyLoss",
-    "Dropout",
-    "Dropout2d",
-    "Embedding",
-    "Flatten",
-    "Hardsigmoid",
-    "Hardswish",
-    "Hardtanh",
-    "Identity",
-    "L1Loss",
-    "LayerNorm",
-    "LeakyReLU",
-    "Linear",
-    "LogSigmoid",
-    "LogSoftmax",
-    "MSELoss",
-    "MaxPool2d",
-    "Mish",
-    "Module",
-    "ModuleDict",
-    "ModuleList",
-    "NLLLoss",
-    "PReLU",
-    "Parameter",
-    "ParameterDict",
-    "ParameterList",
-    "ReLU",
-    "ReLU6",
-    "Sequential",
-    "SiLU",
-    "Sigmoid",
-    "Softmax",
-    "Softplus",
-    "Tanh",
-    "Unflatten",
-    "Upsample",
-    "UpsamplingBilinear2d",
-    "UpsamplingNearest2d",
-    "functional",
-    "init",
-]
+# Every file says itself what of it is public.
+_FILES = (activation, containers, conv_transpose, layers, loss, module, normalization, parameter, upsampling)
+__all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
 
 
 def __getattr__(name: str) -> object:

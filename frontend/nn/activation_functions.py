@@ -151,3 +151,9 @@ def softmax(input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: DType |
 def log_softmax(input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
     """Logarithm of softmax along ``dim``, computed stably."""
     return _normalised("log_softmax", input, dim, _stacklevel, dtype)
+
+
+__all__ = [
+    "elu", "elu_", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_softmax", "logsigmoid",
+    "mish", "prelu", "relu", "relu6", "relu_", "selu", "sigmoid", "silu", "softmax", "softplus", "tanh",
+]  # fmt: skip

@@ -128,3 +128,6 @@ def _masked(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     if mask.dtype is bool_:
         return elementwise.where(mask, scores, -math.inf), found
     return elementwise.add(scores, dispatch.cast(mask, scores.dtype)), found
+
+
+__all__ = ["scaled_dot_product_attention"]

@@ -338,3 +338,6 @@ class ParameterDict(Module):
 
     def extra_repr(self) -> str:
         return "\n".join("  " + _entry(k, v, False) for k, v in self.items())
+
+
+__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]

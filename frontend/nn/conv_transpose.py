@@ -133,3 +133,6 @@ class ConvTranspose3d(_ConvTransposeNd):
     """Transposed convolution of [N, C, D, H, W] or [C, D, H, W]; extents as in ``F.conv_transpose1d``."""
 
     _rank = 3
+
+
+__all__ = ["ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"]

@@ -122,3 +122,6 @@ def _check(
                 "output padding must be smaller than either stride or dilation, but got output_padding: "
                 f"({shown}) stride: {steps} dilation: {gaps}"
             )
+
+
+__all__ = ["conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]

@@ -283,3 +283,9 @@ class Embedding(Module):
     def extra_repr(self) -> str:
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+
+
+__all__ = [
+    "AdaptiveAvgPool2d", "AvgPool2d", "Conv2d", "Embedding", "Flatten", "Identity", "Linear", "MaxPool2d",
+    "Unflatten",
+]  # fmt: skip

@@ -172,3 +172,6 @@ def cross_entropy(
     if single and reduction == "none":
         per_sample = shaping.reshape(per_sample)
     return _reduced(per_sample, reduction)
+
+
+__all__ = ["cross_entropy", "l1_loss", "mse_loss", "nll_loss"]

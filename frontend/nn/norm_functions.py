@@ -139,3 +139,6 @@ def embedding(
         raise IndexError("index out of range in self")
     rows = dispatch.apply("index_select", weight, flat, axis=0)
     return shaping.reshape(rows, *input._extents, *weight._extents[1:])
+
+
+__all__ = ["batch_norm", "dropout", "dropout2d", "embedding", "layer_norm"]

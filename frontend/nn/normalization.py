@@ -172,3 +172,6 @@ class Dropout2d(_Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.dropout2d(input, self.p, self.training, self.inplace)
+
+
+__all__ = ["BatchNorm1d", "BatchNorm2d", "Dropout", "Dropout2d", "LayerNorm"]

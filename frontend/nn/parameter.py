@@ -37,3 +37,6 @@ class Buffer(Tensor):
 def is_lazy(param: Any) -> bool:
     """Whether a parameter has no shape yet; Ingot has no lazy parameters."""
     return False
+
+
+__all__ = ["Buffer", "Parameter"]

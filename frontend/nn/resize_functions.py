@@ -217,3 +217,6 @@ def upsample_bilinear(input: Tensor, size: Any = None, scale_factor: Any = None)
     """``interpolate(mode="bilinear", align_corners=True)`` under its older name (with a warning)."""
     _deprecated("upsample_bilinear")
     return interpolate(input, size, scale_factor, mode="bilinear", align_corners=True)
+
+
+__all__ = ["interpolate", "upsample", "upsample_bilinear", "upsample_nearest"]

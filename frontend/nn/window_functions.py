@@ -155,3 +155,6 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
             matrix = dispatch.from_array(_averaging(size, count, x.dtype.numpy))
             out = linalg.matmul(matrix, out) if axis == 2 else linalg.linear(out, matrix)
     return shaping.squeeze(out, 0) if added else out
+
+
+__all__ = ["adaptive_avg_pool2d", "avg_pool2d", "conv2d", "max_pool2d"]
