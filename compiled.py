@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .frontend import dispatch
+from .frontend import dispatch, random
+from .frontend.grad_mode import is_grad_enabled
 from .frontend.structure import Spec, flatten, unflatten
+from .frontend.tape.recompute import Recompute
 from .frontend.tensor import Tensor
 from .frontend.tracing import MODELS, Trace, is_tracing, module_of, trace
 from .ir.errors import InputError, UnsupportedError
@@ -74,9 +76,11 @@ class CompiledModule:
 
     def __init__(
         self, program: Program, in_spec: Spec, out_spec: Spec, *, threads: int | None = None,
-        report: Report | None = None,
+        report: Report | None = None, model: Any = None,
     ) -> None:  # fmt: skip
         self.program = program
+        frozen = [*model.parameters(), *model.buffers()] if hasattr(model, "parameters") else []
+        self._model = None if model is None else (model, [(t, t._version) for t in frozen])
         self.report = report
         self._in_spec, self._out_spec = in_spec, out_spec
         self._threads = threads
@@ -111,7 +115,31 @@ class CompiledModule:
         results: list[Any] = (self._executable or self.executable).run(arrays)
         if tensors:
             results = [dispatch.from_array(r) for r in results]
+            if is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in leaves):
+                self._record(args, kwargs, results)
         return results[0] if self._single else unflatten(self._out_spec, results)
+
+    def _record(self, args: Sequence[Any], kwargs: Mapping[str, Any], results: list[Any]) -> None:
+        """The gradient with respect to the inputs comes from the module that was compiled, with its frozen weights."""
+        if self._model is None:
+            raise UnsupportedError("an input requires grad, and an executable from a file has no gradient: it holds no "
+                                   "model. Try: pass x.detach(), or call it under no_grad().")  # fmt: skip
+        model, frozen = self._model
+
+        def again(*args: Any, **kwargs: Any) -> Any:
+            if any(t._version != version for t, version in frozen):
+                raise UnsupportedError("the model's weights have changed since it was compiled, and its executable has "
+                                       "the old ones. Try: compile it again, or compile without examples.")  # fmt: skip
+            modes = [(m, m.training) for m in model.modules()] if hasattr(model, "modules") else []
+            for m, _ in modes:
+                m.training = False
+            try:
+                return model(*args, **kwargs)
+            finally:
+                for m, mode in modes:
+                    m.training = mode
+
+        Recompute("CompiledBackward", again, args, dict(kwargs), [], [], None, results)
 
     def run_into(self, out: Any, *args: Any, **kwargs: Any) -> None:
         """Run and write the results into ``out`` (arrays or Tensors in the structure that ``forward`` returns).
@@ -239,6 +267,7 @@ class Variant:
         self.report = report
         self.out_spec = found.out_spec
         ports = [p for p in program.inputs if p.role != "input"]
+        self.draws = any(p.role == "rng" for p in ports)
         self.states = [found.states[p.name] for p in ports]
         self._results = found.out_spec.num_leaves
         first = len(program.inputs) - len(self.states)
@@ -490,6 +519,18 @@ _FLUENT = frozenset({
 })  # fmt: skip
 
 
+def record_eager_backward(
+    model: Any, modules: Sequence[Any], args: Sequence[Any], kwargs: Mapping[str, Any], results: list[Any], state: Any
+) -> None:
+    """Join compiled results to the graph of eager differentiation; their backward runs ``model`` again, eagerly."""
+    known = [m for m in modules if hasattr(m, "parameters")]
+    parameters = list(dict.fromkeys(p for m in known for p in m.parameters() if p.requires_grad))
+    given = flatten((tuple(args), dict(kwargs)), is_data)[0]
+    if parameters or any(isinstance(x, Tensor) and x.requires_grad for x in given):
+        buffers = list(dict.fromkeys(b for m in known for b in m.buffers()))
+        Recompute("CompiledBackward", model, args, dict(kwargs), parameters, buffers, state, results)
+
+
 class LiveModule:
     """A module compiled on demand: one variant per input signature, train/eval mode and set of parameters.
 
@@ -557,9 +598,14 @@ class LiveModule:
         variant = self._compiling.variant(
             sign, lambda: trace(self._model, args, kwargs, name=function_name(self._model))
         )
+        tensors = any(isinstance(x, Tensor) for x in leaves)
+        recording = tensors and is_grad_enabled()
+        state = random.default_generator.get_state() if recording and variant.draws else None
         results: list[Any] = variant.run(arrays)
-        if any(isinstance(x, Tensor) for x in leaves):
+        if tensors:
             results = [dispatch.from_array(r) for r in results]
+            if recording:
+                record_eager_backward(self._model, modules, args, kwargs, results, state)
         return unflatten(variant.out_spec, results)
 
     def __repr__(self) -> str:

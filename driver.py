@@ -461,7 +461,7 @@ def compile(
     with report.stage("trace"):
         found = trace_inference(model, examples, kwargs, dynamic)
     program = build(found.graph, settings, report)
-    return CompiledModule(program, found.in_spec, found.out_spec, threads=threads, report=report)
+    return CompiledModule(program, found.in_spec, found.out_spec, threads=threads, report=report, model=model)
 
 
 def compile_step(

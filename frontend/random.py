@@ -53,6 +53,16 @@ class Generator:
         self._numpy = np.random.default_rng(self._seed % 2**64)
         return self
 
+    def get_state(self) -> Any:
+        """The state of this stream: pass it to ``set_state``."""
+        return self._seed, self.state._data.copy(), self._numpy.bit_generator.state
+
+    def set_state(self, state: Any) -> None:
+        """Go back to a state of this stream."""
+        self._seed, counter, numpy_state = state
+        self.state._data[...] = counter
+        self._numpy.bit_generator.state = numpy_state
+
     def initial_seed(self) -> int:
         """The seed this stream was started with."""
         return self._seed

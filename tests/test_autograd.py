@@ -403,6 +403,52 @@ def test_functional():
     assert np.allclose(autograd.functional.hvp(f, x, v)[1].numpy(), 6 * values)
 
 
+# -- compiled modules -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", [True, False])
+def test_compiled_modules_keep_the_graph(mode):
+    """Gradients through a live module: those of the eager one, and statistics are updated once."""
+    ig.manual_seed(0)
+    nn = ig.nn
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2)).train(mode)
+    live = ig.compile(net)
+    x = ig.randn(16, 4).requires_grad_()
+
+    def gradients(model):
+        x.grad = None
+        net.zero_grad()
+        ig.manual_seed(7)
+        out = model(x)
+        seen = net[1].running_mean.clone()
+        out.square().sum().backward()
+        assert ig.equal(seen, net[1].running_mean)
+        return [x.grad, *(p.grad for p in net.parameters())]
+
+    for a, b in zip(gradients(live), gradients(net), strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-5)
+    assert net[1].num_batches_tracked.item() == 2 * mode
+    assert live(x).grad_fn.name == "CompiledBackward"
+    with ig.no_grad():
+        assert not live(x).requires_grad
+
+
+def test_frozen_executables_have_the_gradient_of_their_inputs(tmp_path):
+    net = ig.nn.Sequential(ig.nn.Linear(3, 2), ig.nn.Tanh())
+    x = ig.randn(5, 3).requires_grad_()
+    exe = ig.compile(net, x.detach())
+    exe(x).sum().backward()
+    compiled, x.grad = x.grad, None
+    net(x).sum().backward()
+    np.testing.assert_allclose(compiled.numpy(), x.grad.numpy(), rtol=1e-5)
+    exe.save(tmp_path / "net.ingot")
+    with pytest.raises(ig.IngotError, match="has no gradient"):
+        ig.load_executable(tmp_path / "net.ingot")(x)
+    y = exe(x)
+    with ig.no_grad():
+        net[0].weight.add_(1)
+    with pytest.raises(ig.IngotError, match="have changed since"):
+        y.sum().backward()
+
+
 # -- copies ------------------------------------------------------------------------------------------------
 def test_copies_keep_flags_and_gradients():
     x = leaf(2)
