@@ -51,6 +51,42 @@ def test_derivatives_of_a_cubic():
     assert first.tolist() == [54, 150, 294] and second.tolist() == [72, 120, 168]
 
 
+def test_what_requires_grad_means():
+    x = ig.ones(2, requires_grad=True)
+    y = x * 2
+    assert x.is_leaf and x.grad_fn is None and not y.is_leaf and y.requires_grad
+    assert y.grad_fn.name == "MulBackward0" and "MulBackward0" in str(y.grad_fn)
+    z = ig.zeros(2)
+    assert z.requires_grad_(True) is z and z.requires_grad
+    frozen, chosen = ig.ones(2), ig.ones(2, requires_grad=True)
+    (frozen * 3 + chosen).sum().backward()
+    assert frozen.grad is None and chosen.grad.tolist() == [1, 1]
+    middle = (x * 3).detach().requires_grad_()  # cut off, and on again
+    (middle * 5).sum().backward()
+    assert x.grad is None and middle.grad.tolist() == [5, 5]
+    assert (x * 2).mean().backward() is None and x.grad.tolist() == [1, 1]
+    x.grad, y.grad = None, None
+    assert x.grad is None
+
+
+def test_the_discriminators_step_leaves_the_generator_alone():
+    generator, discriminator = ig.nn.Linear(2, 2), ig.nn.Linear(2, 1)
+    fake = generator(ig.randn(4, 2))
+    discriminator(fake.detach()).mean().backward()
+    assert generator.weight.grad is None and discriminator.weight.grad is not None
+
+
+def test_variables_are_tensors():
+    x = autograd.Variable(ig.ones(2, 2), requires_grad=True)
+    y = x + 2
+    y.sum().backward()
+    assert x.grad.tolist() == [[1, 1], [1, 1]] and isinstance(y, autograd.Variable)
+    assert not isinstance(1, autograd.Variable) and x.data.requires_grad is False
+    assert isinstance(ig.nn.Parameter(ig.ones(1)), autograd.Variable)
+    with pytest.raises(RuntimeError, match="no_grad"):
+        autograd.Variable(ig.ones(1), volatile=True)
+
+
 # -- backward ---------------------------------------------------------------------------------------------
 def test_gradients_accumulate_and_are_the_leafs_own():
     x = leaf(3)

@@ -191,3 +191,25 @@ def test_environment_variables_are_documented() -> None:
         used |= set(re.findall(r"\bINGOT_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8")))
     text = (DOCS / "debugging.md").read_text(encoding="utf-8")
     assert [name for name in sorted(used) if f"`{name}" not in text] == []
+
+
+def test_coverage_page_is_current(request: pytest.FixtureRequest) -> None:
+    """The specification's rows name tests, and the tests exist."""
+    sys.path.insert(0, str(DOCS))
+    try:
+        import coverage_page
+    finally:
+        sys.path.remove(str(DOCS))
+    text = coverage_page.PAGE.read_text(encoding="utf-8")
+    wanted = coverage_page.rendered(text)
+    if request.config.getoption("--update-golden"):
+        coverage_page.PAGE.write_text(wanted, encoding="utf-8")
+    else:
+        assert text == wanted, "docs/coverage.md is not current: python docs/coverage_page.py"
+    rows = set(re.findall(r"^\| ([A-Z]{1,2}\d+) \|", text, re.M))
+    for row, tests in coverage_page.named_tests().items():
+        assert row in rows, f"{row} is no row of the specification"
+        for test in tests:
+            path, _, name = test.partition("::")
+            source = (ROOT / path).read_text(encoding="utf-8")
+            assert re.search(rf"^(async )?def {re.escape(name.partition('[')[0])}\b", source, re.M), f"{row}: {test}"

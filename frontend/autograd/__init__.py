@@ -12,11 +12,11 @@ from ..grad_mode import (
     set_detect_anomaly,
     set_grad_enabled,
 )
-from ..tensor import Tensor as Variable
 from . import functional, graph
 from .engine import backward, grad
 from .function import Function
 from .gradcheck import GradcheckError, gradcheck, gradgradcheck
+from .variable import Variable
 
 __all__ = [
     "Function", "GradcheckError", "Variable", "backward", "detect_anomaly", "enable_grad", "functional", "grad",
