@@ -1,6 +1,7 @@
 """Contraction kernels on one thread: GFLOP/s and share of the FMA rate measured in the same process.
 
     python benchmarks/kernels.py [filter]                      single operators
+    python benchmarks/kernels.py filter --forms                in every layout and form that float32-fast admits
     python benchmarks/kernels.py --models all --batch 1 16     every distinct contraction kernel of the benchmark models
 
 The kernels of a model are those that ``ingot.compile`` makes, epilogues included, listed by lost time: time in the
@@ -153,6 +154,16 @@ CASES: dict[str, Callable[[], Node]] = {
     "conv 1x1 64>256 @56": lambda: conv(1, 64, 256, 56, 1),
     "conv 1x1 1024>256 @14": lambda: conv(1, 1024, 256, 14, 1),
     "conv 3x3/2 128 @56": lambda: conv(1, 128, 128, 56, 3, 2),
+    "filter 64>64 @56 b8": lambda: conv(8, 64, 64, 56, 3),
+    "filter 64>32 @256": lambda: conv(1, 64, 32, 256, 3),
+    "filter 128>128 @112": lambda: conv(1, 128, 128, 112, 3),
+    "filter 256>256 @14 b16": lambda: conv(16, 256, 256, 14, 3),
+    "filter 512>512 @7": lambda: conv(1, 512, 512, 7, 3),
+    "filter 512>512 @7 b16": lambda: conv(16, 512, 512, 7, 3),
+    "filter/2 64>128 @56 b8": lambda: conv(8, 64, 128, 56, 3, 2),
+    "filter/2 128>256 @28": lambda: conv(1, 128, 256, 28, 3, 2),
+    "filter/2 128>256 @28 b8": lambda: conv(8, 128, 256, 28, 3, 2),
+    "filter/2 256>512 @14 b16": lambda: conv(16, 256, 512, 14, 3, 2),
     "conv 3x3 16 @32": lambda: conv(1, 16, 16, 32, 3),
     "stem 7x7/2 3>64 @224": lambda: conv(1, 3, 64, 224, 7, 2),
     "depthwise 3x3 96 @112": lambda: conv(1, 96, 96, 112, 3, 1, 96),
@@ -288,6 +299,23 @@ def with_choice(node: Node, target: Target, choice: int, precision: str = "float
     return node
 
 
+def compare_forms(name: str, make: Callable[[], Node], target: Target, peak: FmaLoop, seconds: float) -> None:
+    """An operator in every choice of float32-fast but all-dense, best estimate first."""
+    for i, choice in enumerate(layout_choices(make(), target, "float32-fast")):
+        if choice.inputs[0].is_dense:
+            continue
+        kernel = table.lower(with_choice(make(), target, i, "float32-fast"), target)
+        found = measure(name, kernel, target, peak, seconds)
+        core, form = make(), next((x.form for x in choice.inputs if x.form), "direct")
+        products = int(np.prod(core.output.shape)) * int(np.prod(core.inputs[1].shape[1:]))
+        print(
+            f"{name:26} {form:12} {found.seconds * 1e6:9.1f} us (estimate {choice.cost * 1e6:9.1f}), effective "
+            f"{2e-9 * products / found.seconds:6.1f} GFLOP/s, {'~' if not found.sure else ' '}"
+            f"{2e-7 * products / found.seconds / found.peak:3.0f}% of the FMA rate",
+            flush=True,
+        )
+
+
 # -- the kernels of a model -----------------------------------------------------------------------------
 def core_of(node: Node) -> Node | None:
     """The contraction of a node or fused group, None if it has none."""
@@ -351,6 +379,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="batch sizes (with --models)")
     parser.add_argument("--choice", type=int, default=0, help="layout choice of single operators, best first")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of single operators")
+    parser.add_argument("--forms", action="store_true", help="single operators in every form that float32-fast admits")
     parser.add_argument("--seconds", type=float, default=3.0, help="longest time per kernel")
     parser.add_argument("--depthwise", action="store_true", help="list depthwise convolutions of models too")
     parser.add_argument("--brief", action="store_true", help="no schedules")
@@ -365,7 +394,9 @@ def main() -> None:
         print(f"bfloat16 dot products: {dots.top:.0f} GFLOP/s, {ratio:.2f} times the rate of FMAs in turns")
     if not args.models:
         for name, make in CASES.items():
-            if args.filter in name:
+            if args.filter in name and args.forms:
+                compare_forms(name, make, target, peak, args.seconds)
+            elif args.filter in name:
                 kernel = table.lower(with_choice(make(), target, args.choice, args.precision), target)
                 found = measure(name, kernel, target, peak, args.seconds)
                 print(found.row())
