@@ -169,6 +169,7 @@ CASES: dict[str, Callable[[], Node]] = {
     "depthwise 3x3 96 @112": lambda: conv(1, 96, 96, 112, 3, 1, 96),
     "depthwise 3x3 960 @7": lambda: conv(1, 960, 960, 7, 3, 1, 960),
     "matmul 128x1536x384": lambda: matmul(128, 1536, 384),
+    "matmul 64x768x192": lambda: matmul(64, 768, 192),
     "matmul 128x384x1536": lambda: matmul(128, 384, 1536, True),
     "matmul 1024^3": lambda: matmul(1024, 1024, 1024),
     "linear 1x512x512": lambda: matmul(1, 512, 512, True),
