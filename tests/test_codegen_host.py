@@ -41,7 +41,7 @@ def test_named_targets(name: str, width: int, registers: int) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match="known: x86-64, x86-64-avx2, x86-64-avx512, x86-64-amx, x86-64-amx-emulated, aarch64, host"):
+    with pytest.raises(ValueError, match="known: x86-64, x86-64-avx2, .*, aarch64, host"):
         host.target_named("sparc")
 
 
