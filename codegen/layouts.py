@@ -24,7 +24,9 @@ Pairs = Sequence[tuple[int, int]]
 _EXACT = ("winograd2", "winograd3s2")
 _FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2")
 _LARGE_TILE = 1.1  # F(6x6) is twice as inexact as F(4x4) and wastes more at edges: it has to be clearly faster
-WINOGRAD_FORMS = {"float32": _EXACT, "float32-fast": _FAST, "bfloat16": _FAST}
+# Channels from which F(4x4) errs no more than a float32 kernel that adds up the same products one by one.
+_LONG_SUM = 192
+WINOGRAD_FORMS = {"float32": (*_EXACT, "winograd4"), "float32-fast": _FAST, "bfloat16": _FAST}
 
 
 def layout_choices(node: Node, target: Target, precision: str = "float32") -> list[LayoutChoice]:
@@ -106,7 +108,8 @@ def _conv(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
         choices.append(
             LayoutChoice((given, packed), (out,), seconds, f"{why}; weights in panels of {nb} vectors")
         )
-    choices += _winograd(node, target, WINOGRAD_FORMS[precision])
+    exact = precision == "float32" and upper(w.shape[1]) < _LONG_SUM
+    choices += _winograd(node, target, _EXACT if exact else WINOGRAD_FORMS[precision])
     choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, per_group))
     return choices
 

@@ -186,6 +186,8 @@ def test_precision_decides_the_tile() -> None:
         return {layout.form for c in layout_choices(node, target, precision) for layout in c.inputs if layout.form}
 
     assert forms("float32") == {"winograd2"}
+    node = conv(1, 256, 64, (14, 14))
+    assert forms("float32") == {"winograd2", "winograd4"}  # longer sums of an ordinary kernel err as much
     assert forms("float32-fast") == {"winograd2", "winograd4", "winograd6"}
     assert set(layouts.WINOGRAD_FORMS) == set(PRECISIONS)
 
@@ -227,6 +229,31 @@ def test_error_of_a_kernel(form: str, channels: int, monkeypatch: pytest.MonkeyP
     assert found <= FORMS[form].error, f"seed {channels}"
     if form in layouts.WINOGRAD_FORMS["float32"]:
         assert found <= 1e-6
+
+
+@pytest.mark.parametrize("channels", [192, 320])
+def test_in_float32_kernels_err_no_more_than_an_ordinary_one(channels: int) -> None:
+    """F(4x4) is offered from 192 channels on: there a kernel that adds up the same products one by one, with one rounding
+    per product, errs as much."""
+    rng = np.random.default_rng(channels)
+    model = nn.Conv2d(channels, 32, 3, padding=1, bias=False)
+    model.weight._data[...] = rng.standard_normal(model.weight.shape) / np.sqrt(9 * channels)
+    x = rng.standard_normal((1, channels, 16, 16)).astype(np.float32)
+    (want,) = interpret(trace_inference(model, [x]).graph, [x], float64=True)
+    padded = np.pad(x[0].astype(np.float64), ((0, 0), (1, 1), (1, 1)))
+    columns = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (1, 2)).transpose(0, 3, 4, 1, 2)
+    weight = model.weight._data.reshape(32, -1).astype(np.float64)
+    plain = np.zeros((32, 256), np.float32)
+    for w, column in zip(weight.T, columns.reshape(9 * channels, 256), strict=True):
+        plain = (plain + np.outer(w, column)).astype(np.float32)
+
+    def error(y: np.ndarray) -> float:
+        return float(np.linalg.norm(y.reshape(want.shape) - want) / np.linalg.norm(want))
+
+    exe = ingot.compile(model, x, cache=False)
+    assert "F(4x4, 3x3)" in "\n".join(exe.report.log)
+    print(f"{channels} channels: {error(exe(x)):.1e}, one by one {error(plain):.1e}")
+    assert error(exe(x)) <= error(plain), f"seed {channels}"
 
 
 def _only(rule):  # type: ignore[no-untyped-def]
