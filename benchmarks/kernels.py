@@ -7,8 +7,8 @@
 The kernels of a model are those that ``ingot.compile`` makes, epilogues included, listed by lost time: time in the
 model times what is missing to the FMA rate. Kernel and FMA loop take turns, a fifth of a millisecond for the kernel.
 A slice counts if the FMA loop ran at its full rate before and after it (a neighbour on the same core halves both);
-while it does not, only the loop runs. The 90th percentiles are compared. ``~``: fewer than eight slices counted, so all
-do.
+while it does not, only the loop runs. A kernel's time is the sum of the 10th percentiles of its slices; it is
+compared with the loop's 90th percentile. ``~``: too few slices counted, so all do.
 """
 
 from __future__ import annotations
@@ -239,32 +239,37 @@ def sample(call: Callable[[int, int], None], trip: int, peak: FmaLoop, seconds: 
     repeat = max(1, int(SLICE / guess))
     slices = max(1, min(trip, int(guess / SLICE)))
     cuts = [trip * i // slices for i in range(slices + 1)]
-    rates: list[float] = []  # iterations per second
+    # Slices differ (the last block of rows is often smaller), so each has its own samples.
+    times: list[list[float]] = [[] for _ in range(slices)]
     peaks: list[float] = []
-    at, deadline = 0, time.monotonic() + seconds
+    at, deadline, wanted = 0, time.monotonic() + seconds, max(6 * slices, 60)
 
-    def once() -> float:
+    def once() -> tuple[int, float]:
         nonlocal at
-        low, high, at = cuts[at], cuts[at + 1], (at + 1) % slices
+        this, at = at, (at + 1) % slices
         start = time.perf_counter()
         for _ in range(repeat):
-            call(low, high)
-        return (high - low) * repeat / (time.perf_counter() - start)
+            call(cuts[this], cuts[this + 1])
+        return this, (time.perf_counter() - start) / repeat
 
-    while len(rates) < 60 and (before := peak.quiet(deadline)):
+    while len(peaks) < wanted and (before := peak.quiet(deadline)):
         once()  # while waiting the caches went cold
-        while (found := once()) and (after := peak.rate()) > QUIET * peak.top:
-            rates.append(found)
+        while True:
+            (this, spent), after = once(), peak.rate()
+            if after <= QUIET * peak.top:
+                break
+            times[this].append(spent)
             peaks.append(min(before, after))
-            if len(rates) >= 60:
+            if len(peaks) >= wanted:
                 break
             before = after
-    sure = len(rates) >= 8
+    sure = min(len(t) for t in times) >= 2 and len(peaks) >= 8
     if not sure:
-        for _ in range(50):
-            rates.append(once())
+        for _ in range(3 * slices + 50):
+            this, spent = once()
+            times[this].append(spent)
             peaks.append(peak.rate())
-    return trip / float(np.percentile(rates, 90)), float(np.percentile(peaks, 90)), sure
+    return sum(float(np.percentile(t, 10)) for t in times), float(np.percentile(peaks, 90)), sure
 
 
 def measure(name: str, kernel: LoweredKernel, target: Target, peak: FmaLoop, seconds: float) -> Result:
