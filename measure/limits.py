@@ -89,6 +89,10 @@ class Probe:
         seconds, _ = self._executable.step_seconds([], count)
         self._samples.extend(np.array(self._work) / np.maximum(seconds, 1e-9))
 
+    def undisturbed_flops(self) -> float:
+        """The multiply-add rate that a tenth of the samples reach: others take from it, nobody adds to it."""
+        return float(np.percentile([s[1] for s in self._samples], 90))
+
     def limits(self) -> Limits:
         if not self._samples:
             self.sample(3)
