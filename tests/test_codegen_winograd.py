@@ -233,7 +233,7 @@ def test_error_of_a_kernel(form: str, channels: int, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("channels", [192, 320])
 def test_in_float32_kernels_err_no_more_than_an_ordinary_one(channels: int) -> None:
-    """F(4x4) is offered from 192 channels on: there a kernel that adds up the same products one by one, with one rounding
+    """F(4x4) is offered from 192 channels on: there a kernel that adds up the same products one by one, rounding once
     per product, errs as much."""
     rng = np.random.default_rng(channels)
     model = nn.Conv2d(channels, 32, 3, padding=1, bias=False)
