@@ -308,11 +308,11 @@ def with_kernels(program: Program, records: Mapping[int, KernelRecord]) -> Progr
         kernels[record.image.key] = record.image
         steps[i] = replace(
             steps[i], kernel=record.image.key, extents=record.extents, trip=record.trip, grain=record.grain,
-            scratch=record.scratch, flops=record.flops, bytes=record.bytes, tiles=record.tiles,
+            scratch=record.scratch, flops=record.flops, bytes=record.bytes, bf16=record.bf16,
         )  # fmt: skip
     used = dict.fromkeys([*(step.kernel for step in steps), abi.EXECUTOR])
     return replace(program, steps=steps, kernels={key: kernels[key] for key in used},
-                   uses_tiles=any(step.tiles for step in steps))  # fmt: skip
+                   uses_tiles="amx-tile" in program.target_features and any(s.bf16 for s in steps))  # fmt: skip
 
 
 class _Builder:

@@ -1,13 +1,14 @@
 """Contraction kernels on one thread: GFLOP/s and share of the FMA rate measured in the same process.
 
     python benchmarks/kernels.py [filter]                      single operators
+    python benchmarks/kernels.py filter --forms                in every layout and form that float32-fast admits
     python benchmarks/kernels.py --models all --batch 1 16     every distinct contraction kernel of the benchmark models
 
 The kernels of a model are those that ``ingot.compile`` makes, epilogues included, listed by lost time: time in the
 model times what is missing to the FMA rate. Kernel and FMA loop take turns, a fifth of a millisecond for the kernel.
 A slice counts if the FMA loop ran at its full rate before and after it (a neighbour on the same core halves both);
-while it does not, only the loop runs. The 90th percentiles are compared. ``~``: fewer than eight slices counted, so all
-do.
+while it does not, only the loop runs. A kernel's time is the sum of the 10th percentiles of its slices; it is
+compared with the loop's 90th percentile. ``~``: too few slices counted, so all do.
 """
 
 from __future__ import annotations
@@ -153,11 +154,22 @@ CASES: dict[str, Callable[[], Node]] = {
     "conv 1x1 64>256 @56": lambda: conv(1, 64, 256, 56, 1),
     "conv 1x1 1024>256 @14": lambda: conv(1, 1024, 256, 14, 1),
     "conv 3x3/2 128 @56": lambda: conv(1, 128, 128, 56, 3, 2),
+    "filter 64>64 @56 b8": lambda: conv(8, 64, 64, 56, 3),
+    "filter 64>32 @256": lambda: conv(1, 64, 32, 256, 3),
+    "filter 128>128 @112": lambda: conv(1, 128, 128, 112, 3),
+    "filter 256>256 @14 b16": lambda: conv(16, 256, 256, 14, 3),
+    "filter 512>512 @7": lambda: conv(1, 512, 512, 7, 3),
+    "filter 512>512 @7 b16": lambda: conv(16, 512, 512, 7, 3),
+    "filter/2 64>128 @56 b8": lambda: conv(8, 64, 128, 56, 3, 2),
+    "filter/2 128>256 @28": lambda: conv(1, 128, 256, 28, 3, 2),
+    "filter/2 128>256 @28 b8": lambda: conv(8, 128, 256, 28, 3, 2),
+    "filter/2 256>512 @14 b16": lambda: conv(16, 256, 512, 14, 3, 2),
     "conv 3x3 16 @32": lambda: conv(1, 16, 16, 32, 3),
     "stem 7x7/2 3>64 @224": lambda: conv(1, 3, 64, 224, 7, 2),
     "depthwise 3x3 96 @112": lambda: conv(1, 96, 96, 112, 3, 1, 96),
     "depthwise 3x3 960 @7": lambda: conv(1, 960, 960, 7, 3, 1, 960),
     "matmul 128x1536x384": lambda: matmul(128, 1536, 384),
+    "matmul 64x768x192": lambda: matmul(64, 768, 192),
     "matmul 128x384x1536": lambda: matmul(128, 384, 1536, True),
     "matmul 1024^3": lambda: matmul(1024, 1024, 1024),
     "linear 1x512x512": lambda: matmul(1, 512, 512, True),
@@ -227,32 +239,37 @@ def sample(call: Callable[[int, int], None], trip: int, peak: FmaLoop, seconds: 
     repeat = max(1, int(SLICE / guess))
     slices = max(1, min(trip, int(guess / SLICE)))
     cuts = [trip * i // slices for i in range(slices + 1)]
-    rates: list[float] = []  # iterations per second
+    # Slices differ (the last block of rows is often smaller), so each has its own samples.
+    times: list[list[float]] = [[] for _ in range(slices)]
     peaks: list[float] = []
-    at, deadline = 0, time.monotonic() + seconds
+    at, deadline, wanted = 0, time.monotonic() + seconds, max(6 * slices, 60)
 
-    def once() -> float:
+    def once() -> tuple[int, float]:
         nonlocal at
-        low, high, at = cuts[at], cuts[at + 1], (at + 1) % slices
+        this, at = at, (at + 1) % slices
         start = time.perf_counter()
         for _ in range(repeat):
-            call(low, high)
-        return (high - low) * repeat / (time.perf_counter() - start)
+            call(cuts[this], cuts[this + 1])
+        return this, (time.perf_counter() - start) / repeat
 
-    while len(rates) < 60 and (before := peak.quiet(deadline)):
+    while len(peaks) < wanted and (before := peak.quiet(deadline)):
         once()  # while waiting the caches went cold
-        while (found := once()) and (after := peak.rate()) > QUIET * peak.top:
-            rates.append(found)
+        while True:
+            (this, spent), after = once(), peak.rate()
+            if after <= QUIET * peak.top:
+                break
+            times[this].append(spent)
             peaks.append(min(before, after))
-            if len(rates) >= 60:
+            if len(peaks) >= wanted:
                 break
             before = after
-    sure = len(rates) >= 8
+    sure = min(len(t) for t in times) >= 2 and len(peaks) >= 8
     if not sure:
-        for _ in range(50):
-            rates.append(once())
+        for _ in range(3 * slices + 50):
+            this, spent = once()
+            times[this].append(spent)
             peaks.append(peak.rate())
-    return trip / float(np.percentile(rates, 90)), float(np.percentile(peaks, 90)), sure
+    return sum(float(np.percentile(t, 10)) for t in times), float(np.percentile(peaks, 90)), sure
 
 
 def measure(name: str, kernel: LoweredKernel, target: Target, peak: FmaLoop, seconds: float) -> Result:
@@ -286,6 +303,23 @@ def with_choice(node: Node, target: Target, choice: int, precision: str = "float
     for v, layout in zip([*node.inputs, *node.outputs], [*pick.inputs, *pick.outputs], strict=True):
         v.type = v.type.with_layout(layout)
     return node
+
+
+def compare_forms(name: str, make: Callable[[], Node], target: Target, peak: FmaLoop, seconds: float) -> None:
+    """An operator in every choice of float32-fast but all-dense, best estimate first."""
+    for i, choice in enumerate(layout_choices(make(), target, "float32-fast")):
+        if choice.inputs[0].is_dense:
+            continue
+        kernel = table.lower(with_choice(make(), target, i, "float32-fast"), target)
+        found = measure(name, kernel, target, peak, seconds)
+        core, form = make(), next((x.form for x in choice.inputs if x.form), "direct")
+        products = int(np.prod(core.output.shape)) * int(np.prod(core.inputs[1].shape[1:]))
+        print(
+            f"{name:26} {form:12} {found.seconds * 1e6:9.1f} us (estimate {choice.cost * 1e6:9.1f}), effective "
+            f"{2e-9 * products / found.seconds:6.1f} GFLOP/s, {'~' if not found.sure else ' '}"
+            f"{2e-7 * products / found.seconds / found.peak:3.0f}% of the FMA rate",
+            flush=True,
+        )
 
 
 # -- the kernels of a model -----------------------------------------------------------------------------
@@ -351,6 +385,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="batch sizes (with --models)")
     parser.add_argument("--choice", type=int, default=0, help="layout choice of single operators, best first")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of single operators")
+    parser.add_argument("--forms", action="store_true", help="single operators in every form that float32-fast admits")
     parser.add_argument("--seconds", type=float, default=3.0, help="longest time per kernel")
     parser.add_argument("--depthwise", action="store_true", help="list depthwise convolutions of models too")
     parser.add_argument("--brief", action="store_true", help="no schedules")
@@ -365,7 +400,9 @@ def main() -> None:
         print(f"bfloat16 dot products: {dots.top:.0f} GFLOP/s, {ratio:.2f} times the rate of FMAs in turns")
     if not args.models:
         for name, make in CASES.items():
-            if args.filter in name:
+            if args.filter in name and args.forms:
+                compare_forms(name, make, target, peak, args.seconds)
+            elif args.filter in name:
                 kernel = table.lower(with_choice(make(), target, args.choice, args.precision), target)
                 found = measure(name, kernel, target, peak, args.seconds)
                 print(found.row())

@@ -73,7 +73,7 @@ class Contraction:
     has an outer and an inner axis (extent 1 where there is only one). ``unroll_all``: the reduction is spelled out.
     ``joinable``: outer axes may become rows (not if B is prepared per outer index). ``padding_rows``: how many rows
     behind the last one exist in the results' memory and have to be cleared. ``ahead``: how many elements ahead B is
-    prefetched, 0 for not at all.
+    prefetched, 0 for not at all. ``terms``: about how many products are added before the sum goes to a total.
     """
 
     dtype: DType
@@ -89,6 +89,7 @@ class Contraction:
     joinable: bool = True
     padding_rows: int = 0
     ahead: int = 0
+    terms: int = BLOCK
 
     @property
     def vector_a(self) -> bool:
@@ -335,12 +336,12 @@ class Generator:
     def long(self) -> bool:
         """Whether sums are made of blocks.
 
-        The error of a float32 sum grows with its length; adding blocks of some 200 terms first keeps it near that of
+        The error of a float32 sum grows with its length; adding blocks of ``spec.terms`` first keeps it near that of
         a short one, for three instructions per block and vector.
         """
         if self.spec.unroll_all or self.sum_type is not dtypes.float32:
             return False
-        return sum(product_of(segment.axes) for segment in self.spec.segments) > 2 * BLOCK
+        return sum(product_of(segment.axes) for segment in self.spec.segments) > 2 * self.spec.terms
 
     def in_blocks(self, bases: list[Val], low: Any, high: Any, nb: int, masks: list[Val | None]) -> None:
         """Long sums: all tiles of the iteration run over one block of terms before the next block begins.

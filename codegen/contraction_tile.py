@@ -1,6 +1,6 @@
 """The reduction of one register tile: broadcast elements of A times vectors of B, in loops over the reduction axes.
 
-Long float32 sums are made of blocks of some 200 terms; ``each_block`` walks over the blocks.
+Long float32 sums are made of blocks (usually of some 200 terms); ``each_block`` walks over the blocks.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ def product_of(axes: Sequence[Axis]) -> int:
     return terms
 
 
-def group_size(axis: Axis, below: int) -> int:
-    """How many steps of ``axis``, of ``below`` terms each, make a block of about BLOCK; divisors of a known extent
+def group_size(axis: Axis, below: int, terms: int) -> int:
+    """How many steps of ``axis``, of ``below`` terms each, make a block of about ``terms``; divisors of a known extent
     come first, because then no code is needed for a rest."""
-    usual = max(2, BLOCK // below)
+    usual = max(2, terms // below)
     if axis.bounds is not None or not isinstance(axis.extent, int):
         return usual
-    low, high = max(2, BLOCK // 4 // below), min(axis.extent, 2 * BLOCK // below)
+    low, high = max(2, terms // 4 // below), min(axis.extent, 2 * terms // below)
     sizes = [d for d in range(low, high + 1) if axis.extent % d == 0]
     even = [d for d in sizes if below > 1 or d % 16 == 0] or sizes
-    return min(even, key=lambda d: abs(d * below - BLOCK)) if even else usual
+    return min(even, key=lambda d: abs(d * below - terms)) if even else usual
 
 
 def each_block(
@@ -43,13 +43,13 @@ def each_block(
 ) -> None:
     """Loops that cut the reduction over ``axes`` into blocks: ``body(axes of the block, A, B)`` for each of them."""
     b = g.b
-    if not axes or product_of(axes) <= 2 * BLOCK:
+    if not axes or product_of(axes) <= 2 * g.spec.terms:
         body(axes, pa, pb)
         return
     axis, inner = axes[0], axes[1:]
     sa, sb = g.extent(g.spec.a.stride(axis.name)), g.extent(g.spec.b.stride(axis.name))
     below = product_of(inner)
-    group = 1 if below >= BLOCK // 2 else group_size(axis, below)
+    group = 1 if below >= g.spec.terms // 2 else group_size(axis, below, g.spec.terms)
 
     def part(i: Any, steps: Axis | None = None) -> None:
         qa, qb = b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb))

@@ -57,6 +57,9 @@ NAMES = (*_NAMED, "host")
 # Target.bf16_dot by LLVM's CPU name, as measured (``python benchmarks/kernels.py`` prints it). The feature alone is no
 # reason to use the instruction: some CPUs run it at less than the rate of two FMAs.
 _BF16_DOT = {"znver4": 2.0}
+# LLVM's names of CPUs that finish one multiply-add of 64 bytes per cycle: Zen 4 halves them, clients of Intel with
+# AVX-512 have a single unit. The others have two (some server models less; LLVM does not tell them apart).
+_ONE_WIDE_FMA = frozenset(("cannonlake", "icelake-client", "rocketlake", "tigerlake", "znver4"))
 # Newer instruction sets that kernels do not need, and whose names the system spells in its own way.
 _LEFT_OUT = frozenset((
     "avx10.1", "avx10.1-256", "avx10.1-512", "avx10.2", "avx10.2-256", "avx10.2-512", "ccmp", "cf", "egpr", "jmpabs",
@@ -115,9 +118,14 @@ def _detect() -> Target:
         raise ValueError(f"no target for machine {machine!r}; Ingot generates code for x86-64 and AArch64")
     l1, l2, l3 = cache_sizes(_NAMED[name])
     return replace(
-        _NAMED[name], cpu=cpu, features=features, l1_bytes=l1, l2_bytes=l2, l3_bytes=l3, clock_ghz=_clock_ghz(),
-        bf16_dot=_BF16_DOT.get(cpu, 0.0) if "avx512bf16" in features else 0.0,
+        _NAMED[name], cpu=cpu, features=features, fma_ports=fma_ports(name, cpu), l1_bytes=l1, l2_bytes=l2, l3_bytes=l3,
+        clock_ghz=_clock_ghz(), bf16_dot=_BF16_DOT.get(cpu, 0.0) if "avx512bf16" in features else 0.0,
     )  # fmt: skip
+
+
+def fma_ports(name: str, cpu: str) -> int:
+    """Multiply-adds per cycle on the widest vectors of target ``name`` on the CPU that LLVM calls ``cpu``."""
+    return 1 if _NAMED[name].vector_bytes == 64 and cpu in _ONE_WIDE_FMA else _NAMED[name].fma_ports
 
 
 def _host_features() -> tuple[str, frozenset[str]]:

@@ -20,8 +20,13 @@ from .tile_layouts import tile_choices
 
 Pairs = Sequence[tuple[int, int]]
 
-# Tiles of Winograd's algorithm whose error each precision admits.
-WINOGRAD_TILES = {"float32": (2,), "float32-fast": (2, 4), "bfloat16": (2, 4)}
+# Minimal filtering whose error each precision admits.
+_EXACT = ("winograd2", "winograd3s2")
+_FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2")
+_LARGE_TILE = 1.1  # F(6x6) is twice as inexact as F(4x4) and wastes more at edges: it has to be clearly faster
+# Channels from which F(4x4) errs no more than a float32 kernel that adds up the same products one by one.
+_LONG_SUM = 192
+WINOGRAD_FORMS = {"float32": (*_EXACT, "winograd4"), "float32-fast": _FAST, "bfloat16": _FAST}
 
 
 def layout_choices(node: Node, target: Target, precision: str = "float32") -> list[LayoutChoice]:
@@ -103,7 +108,8 @@ def _conv(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
         choices.append(
             LayoutChoice((given, packed), (out,), seconds, f"{why}; weights in panels of {nb} vectors")
         )
-    choices += _winograd(node, target, WINOGRAD_TILES[precision])
+    exact = precision == "float32" and upper(w.shape[1]) < _LONG_SUM
+    choices += _winograd(node, target, _EXACT if exact else WINOGRAD_FORMS[precision])
     choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, per_group))
     return choices
 
@@ -129,13 +135,13 @@ def _blocked_seconds(node: Node, target: Target, nb: int, plain: bool) -> float:
     return found.seconds if found else gather.ordinary_seconds(target, c)
 
 
-def _winograd(node: Node, target: Target, tiles: Sequence[int]) -> list[LayoutChoice]:
-    """Winograd's algorithm for each of ``tiles``, where it applies."""
+def _winograd(node: Node, target: Target, forms: Sequence[str]) -> list[LayoutChoice]:
+    """Minimal filtering in each of ``forms``, where it applies."""
     (x, w), y = node.inputs, node.output
     dtype, lanes = y.dtype, target.lanes(y.dtype)
     attrs = node.attrs
     shape, padding = w.shape, attrs["padding"]
-    fits = shape[2:] == (3, 3) and attrs["stride"] == attrs["dilation"] == (1, 1) and attrs["groups"] == 1
+    fits = shape[2:] == (3, 3) and attrs["dilation"] == (1, 1) and attrs["groups"] == 1
     static = all(isinstance(e, int) and e > 0 for e in (*x.shape[1:], *y.shape[2:]))
     if not (fits and static and lanes > 1 and dtype.kind == "f" and dtype.bits >= 32):
         return []
@@ -143,13 +149,15 @@ def _winograd(node: Node, target: Target, tiles: Sequence[int]) -> list[LayoutCh
     if channels < lanes or min(p for pair in padding for p in pair) < 0:
         return []
     found = []
-    for m in tiles:
-        count = upper(y.shape[0]) * -(-upper(y.shape[2]) // m) * -(-upper(y.shape[3]) // m)
-        s = winograd.choose(target, dtype, m, channels, outputs, count)
-        halo = _frame(4, [tile_halo(upper(e), pair, m) for e, pair in zip(x.shape[2:], padding, strict=True)])
-        packed = Layout(order=(0, 2, 3, 1), blocks=((0, lanes * s.product.nb),), form=f"winograd{m}")
+    for f in (winograd.FILTERINGS[form] for form in forms):
+        if attrs["stride"] != (f.stride, f.stride):
+            continue
+        count = upper(y.shape[0]) * -(-upper(y.shape[2]) // f.tile) * -(-upper(y.shape[3]) // f.tile)
+        s = winograd.choose(target, dtype, f, channels, outputs, count)
+        halo = _frame(4, [tile_halo(upper(e), pair, f) for e, pair in zip(x.shape[2:], padding, strict=True)])
+        packed = Layout(order=(0, 2, 3, 1), blocks=((0, lanes * s.product.nb),), form=f.form)
         given, out = Layout(blocks=((1, lanes),), halo=halo), Layout(blocks=((1, lanes),))
-        found.append(LayoutChoice((given, packed), (out,), s.seconds, str(s)))
+        found.append(LayoutChoice((given, packed), (out,), s.seconds * (_LARGE_TILE if f.tile > 4 else 1), str(s)))
     return found
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from ..ir.layout import Layout
 from .tile_packing import pack_tiles
 from .tile_schedule import PARTS
-from .winograd import transform_weight, winograd_tile
+from .winograd import FILTERINGS, transform_weight
 
 
 def pack(array: np.ndarray, layout: Layout, out: np.ndarray | None = None) -> np.ndarray:
@@ -53,10 +53,9 @@ def transformed(array: np.ndarray, form: str) -> np.ndarray:
     """``array`` after the transform that ``form`` (``ir.layout.FORMS``) names, if it precedes the placement."""
     if not form or form in PARTS:
         return array
-    tile = winograd_tile(form)
-    if tile is None:
+    if form not in FILTERINGS:
         raise ValueError(f"no packing for form {form!r}")
-    return transform_weight(array, tile)
+    return transform_weight(array, FILTERINGS[form])
 
 
 def unpack(array: np.ndarray, layout: Layout, shape: Sequence[int]) -> np.ndarray:

@@ -24,6 +24,7 @@ ITERATION_SECONDS = 4e-6  # wished work per parallel iteration
 GRAIN_SECONDS = 1e-5  # work below which splitting over threads does not pay
 _ROWS_PER_COPY = 256  # rows that pay for copying a panel of B
 _MOST_TILES = 6  # other register tiles that are worth measuring
+_EQUAL = 1.04  # estimates so near the least count as equal
 _TAILS = (4, 1)  # tile sizes that finish an extent known only at run time
 
 
@@ -160,12 +161,10 @@ def step_lines(p: Problem, lanes: int, rows: int, nb: int) -> int:
 @functools.lru_cache(4096)
 def choose(target: Target, p: Problem) -> ContractionSchedule:
     """The cheapest schedule for ``p`` by the rule above."""
-    best: tuple[float, tuple[int, int], int] | None = None
-    for found in _tilings(target, p):
-        if best is None or found[0] < best[0] * 0.999:
-            best = found
-    assert best is not None
-    return _schedule(target, p, *best)
+    found = list(_tilings(target, p))
+    least = min(cost for cost, _, _ in found)
+    equal = [t for t in found if t[0] <= _EQUAL * least]
+    return _schedule(target, p, *min(equal, key=lambda t: (_bytes_per_product(target, p, t[1], t[2]), t[0])))
 
 
 def alternatives(target: Target, p: Problem) -> list[ContractionSchedule]:
@@ -213,6 +212,13 @@ def _schedule(target: Target, p: Problem, cost: float, tile: tuple[int, int], nb
     if variants > 1:
         reason += f", {variants} tile variants"
     return ContractionSchedule(lanes, nb, tile, unroll, order, chunk, f"{reason}; {why}")
+
+
+def _bytes_per_product(target: Target, p: Problem, tile: tuple[int, int], nb: int) -> float:
+    """Bytes of A and B that a register tile reads per vector product. Those of A count twice: they come from far away
+    line by line, those of B as a stream."""
+    rows = tile[0] * tile[1]
+    return (2 * rows * p.dtype.accumulator.itemsize + nb * target.vector_bytes) / (rows * nb)
 
 
 def for_prepared_panel(s: ContractionSchedule, p: Problem) -> ContractionSchedule:

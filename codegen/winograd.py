@@ -1,16 +1,18 @@
-"""Winograd's minimal filtering F(m x m, 3 x 3): the three matrices, the transform of weights, the choice of blocks.
+"""Minimal filtering of 3 x 3 convolutions (Winograd): the matrices, the transform of weights, the choice of blocks.
 
-A tile of m x m results of a 3x3 convolution with stride 1 comes from n x n inputs, n = m + 2:
-``Y = AT [ (G w GT) * (BT d B) ] A``, summed over channels between the brackets. That takes n * n products per tile
-instead of 9 m * m. Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015; the interpolation points
-are 0, 1, -1 for m = 2 and 0, 1, -1, 2, -2 for m = 4, whose integers keep the error small.
+A tile of m x m results comes from n x n inputs: ``Y = AT [ (G w GT) * (BT d B) ] A``, summed over channels between the
+brackets. That takes n * n products per tile instead of 9 m * m (Lavin and Gray, "Fast algorithms for convolutional
+neural networks", 2015). With stride 1, n = m + 2. With stride 2 the even inputs meet the outer two taps and the odd
+inputs the middle one: minimal filtering of two taps beside plain products, n = 2 m + 1.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import prod
 
 import numpy as np
 
@@ -20,68 +22,106 @@ from . import schedule as scheduling
 from .schedule import ContractionSchedule, Problem
 
 Matrix = tuple[tuple[float, ...], ...]
+_Exact = list[list[Fraction]]
 
 
 @dataclass(frozen=True)
 class Filtering:
-    """Matrices of F(m x m, 3 x 3): ``input`` (BT, n x n), ``weight`` (G, n x 3), ``output`` (AT, m x n)."""
+    """Matrices of one algorithm: ``input`` (BT, n x n), ``weight`` (G, n x 3), ``output`` (AT, m x n)."""
 
     tile: int
+    stride: int
     input: Matrix
     weight: Matrix
     output: Matrix
 
     @property
     def points(self) -> int:
-        """n: inputs along one side of a tile."""
-        return self.tile + 2
+        """n: inputs, and products, along one side of a tile."""
+        return len(self.input)
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        """Coefficients that the transforms of one tile, into and back, multiply with."""
+        into, back = (sum(1 for row in matrix for c in row if c) for matrix in (self.input, self.output))
+        return 2 * self.points * into, (self.points + self.tile) * back
+
+    @property
+    def form(self) -> str:
+        """The layout form of its weights."""
+        return f"winograd{self.tile}" + (f"s{self.stride}" if self.stride > 1 else "")
+
+    def __str__(self) -> str:
+        return f"F({self.tile}x{self.tile}, 3x3{', stride 2' if self.stride > 1 else ''})"
 
 
-F2 = Filtering(
-    2,
-    input=((1, 0, -1, 0), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, 0, -1)),
-    weight=((1, 0, 0), (1 / 2, 1 / 2, 1 / 2), (1 / 2, -1 / 2, 1 / 2), (0, 0, 1)),
-    output=((1, 1, 1, 0), (0, 1, -1, -1)),
-)
-F4 = Filtering(
-    4,
-    input=(
-        (4, 0, -5, 0, 1, 0),
-        (0, -4, -4, 1, 1, 0),
-        (0, 4, -4, -1, 1, 0),
-        (0, -2, -1, 2, 1, 0),
-        (0, 2, -1, -2, 1, 0),
-        (0, 4, 0, -5, 0, 1),
-    ),
-    weight=(
-        (1 / 4, 0, 0),
-        (-1 / 6, -1 / 6, -1 / 6),
-        (-1 / 6, 1 / 6, -1 / 6),
-        (1 / 24, 1 / 12, 1 / 6),
-        (1 / 24, -1 / 12, 1 / 6),
-        (0, 0, 1),
-    ),
-    output=((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1)),
-)
-FILTERINGS = {2: F2, 4: F4}
+def _toom_cook(m: int, taps: int, points: Sequence[float | Fraction]) -> tuple[_Exact, _Exact, _Exact]:
+    """(BT, G, AT) of m results of a filter with ``taps`` taps, from m + taps - 2 interpolation points and infinity."""
+    at = [Fraction(p) for p in points]
+    n = m + taps - 1
+    assert len(at) == n - 1
+
+    def polynomial(roots: list[Fraction]) -> list[Fraction]:  # coefficients, ascending
+        found = [Fraction(1)]
+        for root in roots:
+            found = [a - root * b for a, b in zip([Fraction(0), *found], [*found, Fraction(0)], strict=True)]
+        return found
+
+    others = [[q for q in at if q != p] for p in at]
+    bt = [[*polynomial(rest), Fraction(0)] for rest in others] + [polynomial(at)]
+    scale = [1 / prod((p - q for q in rest), start=Fraction(1)) for p, rest in zip(at, others, strict=True)]
+    g = [[s * p**k for k in range(taps)] for p, s in zip(at, scale, strict=True)]
+    g.append([Fraction(int(k == taps - 1)) for k in range(taps)])
+    return bt, g, [[*(p**i for p in at), Fraction(int(i == m - 1))] for i in range(m)]
 
 
-def winograd_tile(form: str) -> int | None:
-    """m of a layout form ``winograd<m>``, None for other forms."""
-    return int(form.removeprefix("winograd")) if form.startswith("winograd") else None
+def _floats(matrix: _Exact) -> Matrix:
+    return tuple(tuple(float(v) for v in row) for row in matrix)
 
 
-def transform_weight(weight: np.ndarray, tile: int) -> np.ndarray:
-    """``G w GT`` of [O, C, 3, 3] weights: [O, C, tile + 2, tile + 2] in their dtype, computed in float64."""
-    g = np.array(FILTERINGS[tile].weight)
-    points = tile + 2
+def _dense(m: int, points: Sequence[float | Fraction]) -> Filtering:
+    """Stride 1."""
+    bt, g, at = _toom_cook(m, 3, points)
+    return Filtering(m, 1, _floats(bt), _floats(g), _floats(at))
+
+
+def _strided(m: int, points: Sequence[float]) -> Filtering:
+    """Stride 2: two taps on the even inputs, one on the odd."""
+    bt, g, at = _toom_cook(m, 2, points)
+    zero, one = Fraction(0), Fraction(1)
+    even = [[row[k // 2] if k % 2 == 0 else zero for k in range(2 * m + 1)] for row in bt]
+    odd = [[one if k == 2 * i + 1 else zero for k in range(2 * m + 1)] for i in range(m)]
+    weight = [[row[0], zero, row[1]] for row in g] + [[zero, one, zero] for _ in range(m)]
+    output = [row + [one if i == k else zero for k in range(m)] for i, row in enumerate(at)]
+    return Filtering(m, 2, _floats(even + odd), _floats(weight), _floats(output))
+
+
+# Opposite points next to each other: their rows share sums. 2 and 1/2 keep the powers of large tiles small. F(4x4) has
+# half the error with 2/3 and 3/2, whose powers are nearer 1; as their product is 1, rows of BT begin and end with 1.
+_POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)
+_NEAR_ONE = (0, Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
+FILTERINGS = {
+    f.form: f
+    for f in (
+        _dense(2, _POINTS[:3]),
+        _dense(4, _NEAR_ONE),
+        _dense(6, _POINTS[:7]),
+        _strided(3, _POINTS[:3]),
+        _strided(4, _POINTS[:4]),
+    )
+}
+
+
+def transform_weight(weight: np.ndarray, filtering: Filtering) -> np.ndarray:
+    """``G w GT`` of [O, C, 3, 3] weights: [O, C, n, n] in their dtype, computed in float64."""
+    g, points = np.array(filtering.weight), filtering.points
     flat = weight.reshape(-1, 9).astype(np.float64) @ np.kron(g, g).T
     return flat.astype(weight.dtype).reshape(*weight.shape[:2], points, points)
 
 
-# Cycles to transform one vector of channels of one tile, with the transformed block in L1, L2 and beyond (measured).
-_INPUT_CYCLES = {2: (75.0, 180.0, 400.0), 4: (300.0, 550.0, 900.0)}
-_OUTPUT_CYCLES = {2: (65.0, 65.0, 200.0), 4: (300.0, 300.0, 500.0)}
+# Cycles to transform one vector of channels of a tile (measured): for each coefficient that is not zero, and for each
+# point kept in L1, in L2 or beyond. Rows share sums, so a coefficient is less than one instruction.
+_TERM_CYCLES, _POINT_CYCLES = 0.65, (1.0, 4.0, 10.0)
 _ALTERNATIVES = 12  # that are worth measuring
 _L2_BYTES, _L3_BYTES, _FAR_BYTES = 20.0, 11.0, 5.0  # per cycle: from L2, from L3, from what others share with us
 
@@ -91,17 +131,14 @@ class WinogradSchedule:
     """How one convolution runs.
 
     Attributes:
-        tile: m; block: tiles of one parallel iteration; groups: parallel parts of the output channels.
-        whole: the sums of all output channels are kept until the last point, so weights are read once per block;
-            else one panel after the other goes through all points and back.
+        filtering: the algorithm; block: tiles of one parallel iteration; groups: parallel parts of the output channels.
         product: schedule of one point's product, [block, C] x [C, panel].
         seconds: estimate for the whole convolution on one thread.
     """
 
-    tile: int
+    filtering: Filtering
     block: int
     groups: int
-    whole: bool
     product: ContractionSchedule
     seconds: float
 
@@ -109,42 +146,40 @@ class WinogradSchedule:
     def name(self) -> str:
         """The decisions alone: equal for equal schedules, different for different ones (``tune``)."""
         p = self.product
-        order = "points outermost" if self.whole else "panel by panel"
         return (
-            f"winograd {self.tile}, block {self.block}, parts {self.groups}, {order}, tile {p.tile[0]} x {p.nb}, "
+            f"{self.filtering.form}, block {self.block}, parts {self.groups}, tile {p.tile[0]} x {p.nb}, "
             f"unroll {p.unroll}"
         )
 
     def __str__(self) -> str:
         p = self.product
-        order = "points outermost" if self.whole else "panel by panel"
         return (
-            f"Winograd F({self.tile}x{self.tile}, 3x3), {self.block} tiles per iteration, output channels in "
-            f"{self.groups} part(s), {order}, products by tile {p.tile[0]} x {p.nb} vectors of {p.lanes}, "
+            f"Winograd {self.filtering}, {self.block} tiles per iteration, output channels in "
+            f"{self.groups} part(s), products by tile {p.tile[0]} x {p.nb} vectors of {p.lanes}, "
             f"unroll {p.unroll}; est. {self.seconds * 1e3:.3f} ms on one thread"
         )
 
 
 @functools.lru_cache(1024)
 def choose(
-    target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int | None = None
+    target: Target, dtype: DType, filtering: Filtering, channels: int, outputs: int, tiles: int, nb: int | None = None
 ) -> WinogradSchedule:
     """The cheapest schedule for ``tiles`` tiles in all, by estimate; ``nb`` is fixed when packed weights dictate it."""
     return _cheapest(
-        _cheapest(_estimates(target, dtype, tile, channels, outputs, tiles, *blocking))
+        _cheapest(_estimates(target, dtype, filtering, channels, outputs, tiles, *blocking))
         for blocking in _blockings(target, dtype, outputs, tiles, nb)
     )
 
 
 def alternatives(
-    target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int | None = None
+    target: Target, dtype: DType, filtering: Filtering, channels: int, outputs: int, tiles: int, nb: int | None = None
 ) -> list[WinogradSchedule]:
     """What else is worth measuring than ``choose`` of the same arguments, cheapest by estimate first."""
-    rule = choose(target, dtype, tile, channels, outputs, tiles, nb)
+    rule = choose(target, dtype, filtering, channels, outputs, tiles, nb)
     found = [
         s
         for blocking in _blockings(target, dtype, outputs, tiles, nb)
-        for s in _estimates(target, dtype, tile, channels, outputs, tiles, *blocking)
+        for s in _estimates(target, dtype, filtering, channels, outputs, tiles, *blocking)
     ]
     others = {s.name: s for s in sorted(found, key=lambda s: s.seconds) if s.name != rule.name}
     return list(others.values())[:_ALTERNATIVES]
@@ -160,54 +195,61 @@ def _cheapest(found: Iterable[WinogradSchedule]) -> WinogradSchedule:
     return best
 
 
-def _blockings(
-    target: Target, dtype: DType, outputs: int, tiles: int, nb: int | None
-) -> Iterator[tuple[int, int, bool]]:
-    """(nb, block, whole) to estimate."""
+def _blockings(target: Target, dtype: DType, outputs: int, tiles: int, nb: int | None) -> Iterator[tuple[int, int]]:
+    """(nb, block) to estimate."""
     for width in (nb,) if nb else range(1, min(4, -(-outputs // target.lanes(dtype))) + 1):
         rows = (scheduling.registers_for(target) - 1 - width) // width
-        for whole in (False, True):
-            # A block is one register tile of rows, and weights stream. With many weights it pays to read them for
-            # more rows and to keep all sums.
-            blocks = range(1, min(rows, tiles) + 1) if not whole else [min(tiles, k * rows) for k in range(2, 9)]
-            for block in blocks:
-                yield width, block, whole
+        # A block is one register tile of rows or several; near-equal blocks leave no thread waiting at the end.
+        for block in sorted({*range(1, min(rows, tiles) + 1), *(_near_equal(tiles, k * rows) for k in range(2, 9))}):
+            yield width, block
+
+
+def _near_equal(count: int, most: int) -> int:
+    """The largest of near-equal parts of ``count`` of at most ``most`` each."""
+    return -(-count // -(-count // most))
 
 
 def _estimates(
-    target: Target, dtype: DType, tile: int, channels: int, outputs: int, tiles: int, nb: int, block: int, whole: bool
+    target: Target,
+    dtype: DType,
+    filtering: Filtering,
+    channels: int,
+    outputs: int,
+    tiles: int,
+    nb: int,
+    block: int,
 ) -> Iterator[WinogradSchedule]:
     """The schedules with these blocks, for several numbers of parts."""
-    lanes, points = target.lanes(dtype), (tile + 2) ** 2
+    lanes, points = target.lanes(dtype), filtering.points**2
     size, hertz = dtype.itemsize, target.clock_ghz * 1e9
     in_vectors, out_vectors = -(-channels // lanes), -(-outputs // lanes)
     p = Problem(dtype, (block, 1), outputs, channels, min(lanes, channels), 1, nb)
     rows = (scheduling.registers_for(target) - 1 - nb) // nb
-    s = replace(scheduling.choose(target, p), tile=(-(-block // -(-block // rows)), 1), chunk=block)
+    s = replace(scheduling.choose(target, p), tile=(_near_equal(block, rows), 1), chunk=block)
+    register_tiles = -(-block // s.tile[0])
     blocks, panels = -(-tiles // block), -(-out_vectors // nb)
     weights = points * channels * panels * nb * lanes * size
     inputs = points * in_vectors * block * lanes * size
+    sums = points * nb * block * lanes * size
+    # The register tiles of a block read a point's weights again from L2; every panel reads the inputs again.
+    again = register_tiles * weights / _L2_BYTES
+    if inputs > 0.5 * target.l2_bytes:
+        again = max(again, panels * inputs / _L3_BYTES)
+    products = max(points * scheduling.estimate(target, p, s), again / hertz)
+    # Weights arrive while the first register tile is computed; the others find them in L1 or L2. The larger of the two
+    # times nearly hides the smaller unless they are about equal.
+    first = products / register_tiles
+    rate = _L3_BYTES if weights < target.l3_bytes // 4 else _FAR_BYTES
+    stream = weights / rate / hertz
+    streamed = products - first + (first**4 + stream**4) ** 0.25
+    level = (inputs + sums > target.l1_bytes) + (inputs + sums > 0.75 * target.l2_bytes)
+    into, back = (_TERM_CYCLES * t + points * _POINT_CYCLES[level] for t in filtering.terms)
+    before, after = block * in_vectors * into / hertz, block * out_vectors * back / hertz
     for groups in sorted({1, 2, 4, 8, panels}):
         if groups > panels:
             continue
-        kept = -(-panels // groups) if whole else 1
-        sums = points * kept * nb * block * lanes * size
-        # Bytes that come from beyond L2, per block.
-        used = weights / groups + inputs + sums
-        rate = _L3_BYTES if weights < target.l3_bytes // 4 else _FAR_BYTES
-        stream = weights / rate if used > 0.75 * target.l2_bytes else 0.0
-        if whole:
-            stream += 2 * (inputs + sums) * groups / _L3_BYTES if inputs + sums > 0.5 * target.l2_bytes else 0.0
-        elif inputs > 0.5 * target.l2_bytes:
-            stream += panels * inputs / _L3_BYTES
-        # The tiles of a block read a point's weights again from L2.
-        again = points * panels * (-(-block // s.tile[0])) * channels * nb * lanes * size / _L2_BYTES
-        products = max(points * scheduling.estimate(target, p, s), again / hertz)
-        products = max(products, stream / hertz) + 0.15 * min(products, stream / hertz)
-        level = (inputs + sums > target.l1_bytes) + (inputs + sums > 0.75 * target.l2_bytes)
-        before = block * in_vectors * _INPUT_CYCLES[tile][level] / hertz
-        after = block * out_vectors * _OUTPUT_CYCLES[tile][level] / hertz
+        beyond = weights / groups + inputs + sums > 0.75 * target.l2_bytes
         parts = blocks * groups
         waste = (0.75 * -(-parts // 2) * 2 + 0.25 * -(-parts // 4) * 4) / parts  # what two or four threads wait
-        seconds = blocks * (before * groups + products + after) * waste
-        yield WinogradSchedule(tile, block, groups, whole, s, seconds)
+        seconds = blocks * (before * groups + (streamed if beyond else products) + after) * waste
+        yield WinogradSchedule(filtering, block, groups, s, seconds)

@@ -27,14 +27,18 @@ class Form:
     halves: int = 2
 
 
-def _winograd(tile: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
-    # [O, C, 3, 3] -> [O, C, tile + 2, tile + 2]
-    return lambda shape: (*shape[:2], *(e + (tile - 1) for e in shape[2:]))
+def _winograd(points: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # [O, C, 3, 3] -> [O, C, points, points]
+    return lambda shape: (*shape[:2], *(e + (points - 3) for e in shape[2:]))
 
 
 FORMS: dict[str, Form] = {
-    "winograd2": Form(_winograd(2), 1e-6),
-    "winograd4": Form(_winograd(4), 1e-5),
+    # Minimal filtering: results along a side of a tile, and the stride.
+    "winograd2": Form(_winograd(4), 1e-6),
+    "winograd4": Form(_winograd(6), 1e-5),
+    "winograd6": Form(_winograd(8), 1e-5),
+    "winograd3s2": Form(_winograd(7), 1e-6),
+    "winograd4s2": Form(_winograd(9), 1e-5),
     # One to three bfloat16 parts per element, for matrix tiles; the innermost blocks are 32 columns of 32.
     "bf16": Form(tuple, 4e-3, 1),
     "bf16x2": Form(tuple, 1e-5, 2),

@@ -23,7 +23,7 @@ class Target:
         cpu: LLVM CPU name; features: LLVM feature string entries that are on, sorted.
         vector_bytes: width of the widest vector register that kernels use.
         vector_registers: how many of them.
-        fma_ports: vector FMAs per cycle, for cost estimates.
+        fma_ports: FMAs on vectors of ``vector_bytes`` per cycle, for cost estimates.
         l1_bytes, l2_bytes, l3_bytes: data cache sizes of one core (l3: shared).
         clock_ghz: nominal clock, for cost estimates only.
         bf16_dot: products per second of a vector instruction that adds two bfloat16 products to each float32 lane, as

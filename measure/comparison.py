@@ -168,6 +168,8 @@ def _same_work(system: System, worker: Worker, workers: Mapping[str, Worker]) ->
     """A system that runs already and does the very same: a precision that changed no kernel, or OpenVINO's default
     where that is float32."""
     if system.is_ingot:
+        if system.variables:
+            return None
         others = (n for n, w in workers.items() if w is not worker and w.facts.get("program"))
         return next((n for n in others if workers[n].facts["program"] == worker.facts["program"]), None)
     if not system.name.startswith("openvino-default") or worker.facts.get("precision") != "f32":

@@ -35,6 +35,7 @@ class System:
         settings: its keywords.
         exact: computes in float32, so that float32 settings of Ingot compare with it.
         needs: ``"onnx"`` or ``"twin"``: what the model has to offer beside its Ingot form ("": nothing).
+        variables: of its environment.
     """
 
     name: str
@@ -45,6 +46,7 @@ class System:
     exact: bool = True
     huge_pages: bool = False
     needs: str = ""
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def is_ingot(self) -> bool:
@@ -52,7 +54,8 @@ class System:
 
     def environment(self, threads: int) -> dict[str, str]:
         """Variables that have to be set before its process starts."""
-        env = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""} if self.package == "torch" else {}
+        torch = {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""} if self.package == "torch" else {}
+        env = {**self.variables, **torch}
         if self.huge_pages:
             given = [t for t in (os.environ.get("GLIBC_TUNABLES"),) if t]
             env["GLIBC_TUNABLES"] = ":".join([*given, *(f"{name}={value}" for name, value in _TUNABLES.items())])

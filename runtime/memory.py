@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,7 +19,8 @@ def allocate(nbytes: int, alignment: int = 64) -> np.ndarray:
     """A zeroed uint8 array of ``nbytes`` at a multiple of ``alignment``, freed with its last reference.
 
     From 1 MiB on it starts at a 2 MiB boundary and asks for huge pages; where the system has none, normal
-    pages come without a fuss. Pages are only taken from the system when touched. MemoryError if refused.
+    pages come without a fuss. With INGOT_HUGE_PAGES=0 in the environment it asks for normal ones instead, for
+    measurements. Pages are only taken from the system when touched. MemoryError if refused.
     """
     if nbytes <= 0:
         return np.empty(0, np.uint8)
@@ -37,7 +39,9 @@ def allocate(nbytes: int, alignment: int = 64) -> np.ndarray:
     start = -address_of(raw) % alignment
     if huge and hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError, ValueError):  # not configured: normal pages
-            block.madvise(mmap.MADV_HUGEPAGE, start, nbytes - nbytes % mmap.PAGESIZE)
+            wanted = os.environ.get("INGOT_HUGE_PAGES", "1") != "0"
+            advice = mmap.MADV_HUGEPAGE if wanted else mmap.MADV_NOHUGEPAGE
+            block.madvise(advice, start, nbytes - nbytes % mmap.PAGESIZE)
     return raw[start : start + nbytes]
 
 

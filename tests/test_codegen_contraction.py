@@ -227,7 +227,7 @@ def test_code_size_stays_bounded() -> None:
         types = [TensorType(dtypes.float32, (1, 64, size, size)), TensorType(dtypes.float32, (64, 64, 3, 3))]
         node = make("conv", types, stride=(1, 1), padding=((1, 1),) * 2, dilation=(1, 1), groups=1)
         set_layouts(node, layout_choices(node, target)[0])
-        assert emit(lower_contraction(node, target).function).count("\n") < 1500, size
+        assert emit(lower_contraction(node, target).function).count("\n") < 2000, size
 
 
 def test_refusals_name_the_layout() -> None:

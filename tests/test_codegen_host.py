@@ -21,6 +21,18 @@ def test_host_is_described() -> None:
     assert host.host_target("host") is host.host_target("host")  # read once
 
 
+@pytest.mark.parametrize(
+    "name,cpu,ports",
+    [
+        ("x86-64-avx512", "znver4", 1), ("x86-64-avx512", "tigerlake", 1), ("x86-64-avx512", "znver5", 2),
+        ("x86-64-avx512", "cascadelake", 2), ("x86-64-amx", "graniterapids", 2), ("x86-64-avx2", "znver4", 2),
+    ],
+)  # fmt: skip
+def test_multiply_adds_per_cycle(name: str, cpu: str, ports: int) -> None:
+    """A CPU may halve the widest vectors; on narrower ones, under a cap, it runs as usual."""
+    assert host.fma_ports(name, cpu) == ports
+
+
 def test_runtime_sees_the_same_cpu() -> None:
     """The check of an artefact's ISA must accept what the compiler on the same machine used."""
     target = host.host_target("host")
@@ -41,7 +53,7 @@ def test_named_targets(name: str, width: int, registers: int) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match="known: x86-64, x86-64-avx2, x86-64-avx512, x86-64-amx, x86-64-amx-emulated, aarch64, host"):
+    with pytest.raises(ValueError, match=r"known: x86-64, x86-64-avx2, .*aarch64, host"):
         host.target_named("sparc")
 
 

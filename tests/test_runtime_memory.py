@@ -29,6 +29,22 @@ def test_blocks_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.allocate(3 << 20).nbytes == 3 << 20
 
 
+def test_the_environment_chooses_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+
+    class Block(mmap.mmap):
+        def madvise(self, advice: int, *where: int) -> None:
+            given.append(advice)
+
+    monkeypatch.setattr(memory.mmap, "mmap", Block)
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 14, raising=False)
+    monkeypatch.setattr(mmap, "MADV_NOHUGEPAGE", 15, raising=False)
+    memory.allocate(3 << 20)
+    monkeypatch.setenv("INGOT_HUGE_PAGES", "0")
+    memory.allocate(3 << 20)
+    assert given == [14, 15]
+
+
 def test_more_than_there_is() -> None:
     with pytest.raises(MemoryError, match="bytes"):
         memory.allocate(1 << 60)

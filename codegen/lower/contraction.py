@@ -19,7 +19,7 @@ from ..llvm_emit import emit
 from ..loopir import LoopBuilder, Val
 from ..schedule import ContractionSchedule, Problem
 from ..tile_schedule import PARTS
-from ..winograd import WinogradSchedule, winograd_tile
+from ..winograd import FILTERINGS, WinogradSchedule
 from . import arithmetic
 from .common import RegionEvaluator
 from .contraction_gathered import convolution_of, lower_gathered, plan_gathered
@@ -157,7 +157,7 @@ def schedules(node: Node, target: Target) -> list[Schedule]:
 
 
 def _is_winograd(group: Group) -> bool:
-    return group.core.op == "conv" and winograd_tile(group.operands[1].type.layout.form) is not None
+    return group.core.op == "conv" and group.operands[1].type.layout.form in FILTERINGS
 
 
 def _describe(group: Group, plan: Plan, lanes: int, nb: int) -> Contraction:

@@ -1,4 +1,4 @@
-"""3x3 convolutions with stride 1 by Winograd's minimal filtering, for weights packed in a ``winograd<m>`` form.
+"""3x3 convolutions with stride 1 or 2 by Winograd's minimal filtering, for weights packed in one of its forms.
 
 One parallel iteration takes a block of tiles and some of the output channels: it transforms the inputs of its tiles
 into scratch memory, multiplies point by point with the transformed weights (the register tiles of ``contraction.py``),
@@ -13,14 +13,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ...ir import dtypes
-from ...ir.dims import Extent, product
+from ...ir.dims import Extent
 from ...ir.errors import UnsupportedError
 from ...ir.target import Target
 from .. import contraction
 from ..contraction import Axis, Contraction, Generator, Operand, Segment
 from ..loopir import LoopBuilder, Val
 from ..schedule import upper
-from ..winograd import FILTERINGS, Matrix, WinogradSchedule, alternatives, choose, winograd_tile
+from ..winograd import FILTERINGS, Filtering, Matrix, WinogradSchedule, alternatives, choose
 from .contraction_halo import clear_halo, guarded
 from .contraction_operands import ONE, OutAxis, Placed, ints, result_operand
 from .kernel import LoweredKernel
@@ -30,17 +30,20 @@ if TYPE_CHECKING:
     from .contraction import Group
 
 AHEAD = 512  # elements: weights stream from beyond L2
+# Sums are made of shorter blocks than elsewhere where the way back multiplies their errors.
+TERMS = {"winograd4": 56}
 _AXES = (OutAxis((("image", 1),)), OutAxis(vector=True), OutAxis((("y", 1),)), OutAxis((("x", 1),)))
 
 
-def tile_halo(extent: int, padding: tuple[int, int], tile: int) -> tuple[int, int]:
+def tile_halo(extent: int, padding: tuple[int, int], f: Filtering) -> tuple[int, int]:
     """The halo that whole tiles read on one axis of ``extent`` inputs."""
-    results = extent + sum(padding) - 2
-    return padding[0], -(-results // tile) * tile + 2 - padding[0] - extent
+    results = (extent + sum(padding) - 3) // f.stride + 1
+    last = (-(-results // f.tile) * f.tile - 1) * f.stride + 3  # inputs from the first one read to behind the last one
+    return padding[0], max(0, last - padding[0] - extent)
 
 
 def lower_winograd(group: Group, target: Target, schedule: WinogradSchedule | None = None) -> LoweredKernel:
-    """The kernel of a convolution whose weight has a ``winograd<m>`` form; ``schedule``: instead of the rule's.
+    """The kernel of a convolution whose weight has a form of ``FILTERINGS``; ``schedule``: instead of the rule's.
 
     Raises:
         UnsupportedError: the layouts do not fit.
@@ -51,12 +54,11 @@ def lower_winograd(group: Group, target: Target, schedule: WinogradSchedule | No
 def other_schedules(group: Group, target: Target) -> tuple[WinogradSchedule, list[WinogradSchedule]]:
     """The rule's choice for ``lower_winograd``, and what else is worth measuring."""
     w, out = group.operands[1].type, group.core.output
-    tile = winograd_tile(w.layout.form)
-    assert tile is not None
-    rows, columns = (-(-e // tile) for e in ints(out.shape[2:]))
+    f = FILTERINGS[w.layout.form]
+    rows, columns = (-(-e // f.tile) for e in ints(out.shape[2:]))
     outputs, channels = ints(w.shape)[:2]
     count, nb = upper(out.shape[0] * (rows * columns)), dict(w.layout.blocks)[0] // target.lanes(out.dtype)
-    problem = (target, out.dtype, tile, channels, outputs, count, nb)
+    problem = (target, out.dtype, f, channels, outputs, count, nb)
     return choose(*problem), alternatives(*problem)
 
 
@@ -76,10 +78,10 @@ class _Winograd:
         core = group.core
         self.group, self.target = group, target
         xt, wt = (v.type for v in group.operands)
-        tile = winograd_tile(wt.layout.form)
-        if tile is None or core.attrs["stride"] != (1, 1) or core.attrs["dilation"] != (1, 1):
-            raise UnsupportedError(f"winograd: weight {wt} of {core!r} has no form for 3x3 kernels with stride 1")
-        self.filtering, self.n = FILTERINGS[tile], tile + 2
+        f = FILTERINGS.get(wt.layout.form)
+        if f is None or core.attrs["stride"] != (f.stride, f.stride) or core.attrs["dilation"] != (1, 1):
+            raise UnsupportedError(f"winograd: weight {wt} of {core!r} has no form for 3x3 kernels with its stride")
+        self.filtering, self.n, tile = f, f.points, f.tile
         self.x, self.w, out = Placed(xt), Placed(wt), core.output
         self.dtype, self.lanes = out.dtype, target.lanes(out.dtype)
         self.outputs, self.channels = ints(wt.shape)[:2]
@@ -90,14 +92,14 @@ class _Winograd:
         for axis, pads in enumerate(self.padding, 2):
             extent = xt.shape[axis]
             assert isinstance(extent, int)
-            need, have = tile_halo(extent, pads, tile), self.x.halo[axis]
+            need, have = tile_halo(extent, pads, f), self.x.halo[axis]
             if have[0] < need[0] or have[1] < need[1]:
                 raise UnsupportedError(f"winograd: axis {axis} of x needs a halo of {need} elements, it has {have}")
         self.rows, self.columns = (-(-e // tile) for e in self.extent)
         self.tiles: Extent = out.shape[0] * (self.rows * self.columns)
         block = self.w.blocks[0]
         self.schedule: WinogradSchedule = schedule or choose(
-            target, self.dtype, tile, self.channels, self.outputs, upper(self.tiles), block // self.lanes
+            target, self.dtype, f, self.channels, self.outputs, upper(self.tiles), block // self.lanes
         )
         self.nb, self.block = block // self.lanes, self.schedule.block
         self.in_vectors = -(-self.channels // self.lanes)
@@ -111,8 +113,7 @@ class _Winograd:
         points = self.n * self.n
         # An odd number of vectors between points: the vectors of one tile go to different cache sets.
         self.v_point = (self.in_vectors * self.block | 1) * self.lanes
-        kept = -(-self.panels // self.schedule.groups) if self.schedule.whole else 1
-        self.m_point = (kept * self.nb * self.block | 1) * self.lanes
+        self.m_point = (self.nb * self.block | 1) * self.lanes
         self.v, self.m = b.scratch(self.dtype, points * self.v_point), b.scratch(self.dtype, points * self.m_point)
         self.offsets = b.scratch(dtypes.int64, self.block)
         self.result = self._result_side(_epilogue(b, self.extents, group, _AXES))
@@ -147,7 +148,7 @@ class _Winograd:
     def write(self) -> LoweredKernel:
         from .contraction import _inplace, grain
 
-        b, group, out = self.b, self.group, self.group.core.output
+        b, group = self.b, self.group
         blocks = (self.tiles + (self.block - 1)) // self.block
         groups = self.schedule.groups
         count = self.extents(blocks)
@@ -157,29 +158,16 @@ class _Winograd:
             first = b.imul(b.isub(it, b.imul(part, count)), self.block)
             self.transform_inputs(first)
             low, high = (b.idiv(b.imul(b.iadd(part, k), self.panels), groups) for k in (0, 1))
-            points = self.n * self.n
 
-            def sums(panel: Any) -> Any:  # where in M the panel's sums are
-                return b.imul(b.isub(panel, low), self.nb * self.block * self.lanes)
+            def one_panel(panel: Any) -> None:
+                b.loop(0, self.n * self.n, lambda p: self.product(p, panel))
+                self.each_tile(first, partial(self.transform_output, panel))
 
-            def back(panel: Any) -> None:
-                self.each_tile(first, partial(self.transform_output, panel, b.at(self.m, sums(panel))))
-
-            if self.schedule.whole:
-                b.loop(0, points, lambda p: b.loop(low, high, lambda panel: self.product(p, panel, sums(panel))))
-                b.loop(low, high, back)
-                return
-
-            def panel_by_panel(panel: Any) -> None:
-                b.loop(0, points, lambda p: self.product(p, panel, 0))
-                self.each_tile(first, partial(self.transform_output, panel, self.m))
-
-            b.loop(low, high, panel_by_panel)
+            b.loop(low, high, one_panel)
 
         b.loop(b.begin, b.end, body)
         trip = blocks * groups
-        direct = 2.0 * self.channels * 9 * upper(product(out.shape), 1 << 40)
-        executed = direct * self.n**2 / (9 * self.filtering.tile**2)
+        executed = 2.0 * self.channels * self.outputs * self.n**2 * upper(self.tiles, 1 << 40)
         moved = sum(float(upper(v.type.nbytes, 1 << 40)) for v in self.values)
         return LoweredKernel(
             group.node,
@@ -220,7 +208,8 @@ class _Winograd:
         Channels are the outer loop: neighbouring tiles then share cache lines of x. Tiles behind the last one
         repeat it, so that the loop has no branch.
         """
-        b, x, m, n = self.b, self.x, self.filtering.tile, self.n
+        b, x, n = self.b, self.x, self.n
+        step = self.filtering.tile * self.filtering.stride
         base: Extent = x.origin
         for axis in (2, 3):
             base = base - self.padding[axis - 2][0] * x.outer[axis]
@@ -229,8 +218,8 @@ class _Winograd:
         def locate(t: Any) -> None:
             place = self.place(b.imin(b.iadd(first, t), last))
             offset = b.iadd(self.extents(base), b.imul(place.image, self.extents(x.outer[0])))
-            offset = b.iadd(offset, b.imul(place.row, self.extents(m * x.outer[2])))
-            offset = b.iadd(offset, b.imul(place.column, self.extents(m * x.outer[3])))
+            offset = b.iadd(offset, b.imul(place.row, self.extents(step * x.outer[2])))
+            offset = b.iadd(offset, b.imul(place.column, self.extents(step * x.outer[3])))
             b.store(self.offsets, b.ival(offset), t)
 
         b.loop(0, self.block, locate)
@@ -264,8 +253,8 @@ class _Winograd:
         b.loop(0, self.in_vectors, channels)
 
     # -- products and the way back ----------------------------------------------------------------------
-    def product(self, point: Any, panel: Any, sums: Any) -> None:
-        """The product of one point and panel, to M at ``sums``."""
+    def product(self, point: Any, panel: Any) -> None:
+        """The product of one point and panel, to M[point][vector of the panel][tile][lane]."""
         b, w = self.b, self.w
         width, stride = self.nb * self.lanes, self.block * self.lanes
         weights = b.at(self.pointers[self.group.operands[1]], b.imul(panel, self.extents(w.outer[0])))
@@ -286,15 +275,16 @@ class _Winograd:
             Operand(0, {"cb": self.lanes * width, "c": width}, 0, self.lanes, 1, padded=True),
             (Operand(0, {"t": self.lanes}, 0, stride, 1, padded=True),),
             ahead=AHEAD,
+            terms=TERMS.get(self.filtering.form, contraction.BLOCK),
         )
 
         a = b.at(self.v, b.imul(point, self.v_point))
         u = b.at(weights, b.imul(point, self.extents(w.outer[3])))
-        out = b.at(self.m, b.iadd(b.imul(point, self.m_point), sums))
+        out = b.at(self.m, b.imul(point, self.m_point))
         multiply = Generator(b, self.extents, spec, self.schedule.product, a, u, [out])
         multiply.panel({"chunk": 0, "panel": 0}, self.nb, None)
 
-    def transform_output(self, panel: Any, sums: Val, t: Any, place: _Place) -> None:
+    def transform_output(self, panel: Any, t: Any, place: _Place) -> None:
         """``AT M A`` of one tile and panel, through the epilogue to the result."""
         b, g, m, n = self.b, self.result, self.filtering.tile, self.n
         at = {"image": place.image, "panel": panel, "chunk": 0}
@@ -308,22 +298,26 @@ class _Winograd:
         matrix = self.filtering.output
 
         def vector(j: Any) -> None:
-            src = b.at(sums, b.imul(b.iadd(b.imul(j, self.block), t), self.lanes))
-            columns = []
-            for k in range(n):
-                given = [b.load(src, (i * n + k) * self.m_point, self.lanes) for i in range(n)]
-                columns.append(_columns(b, matrix, given))
+            src = b.at(self.m, b.imul(b.iadd(b.imul(j, self.block), t), self.lanes))
             mask = g.mask(left, j)
             loaded: dict[tuple[Any, ...], Val] = {}
-            for i in range(m):
-                for k, value in enumerate(_columns(b, matrix, [columns[c][i] for c in range(n)])):
-                    if self.y is not None:
-                        b.store(self.y, value, (i * m + k) * self.lanes)
-                        continue
-                    conditions = [c for c in (exists[0][i], exists[1][k]) if c is not None]
-                    # What is loaded under a condition does not exist outside it.
-                    known = loaded if not conditions else dict(loaded)
-                    guarded(b, conditions, partial(g.finish_vector, outs, extras, (i, k), j, mask, value, known))
+            # Even rows of a large tile need sums of opposite points and odd rows their differences; apart, the live
+            # values stay within the registers.
+            passes = [range(m)] if m * n <= 24 else [range(0, m, 2), range(1, m, 2)]
+            for rows in passes:
+                part, columns = tuple(matrix[i] for i in rows), []
+                for k in range(n):
+                    given = [b.load(src, (i * n + k) * self.m_point, self.lanes) for i in range(n)]
+                    columns.append(_columns(b, part, given))
+                for number, i in enumerate(rows):
+                    for k, value in enumerate(_columns(b, matrix, [column[number] for column in columns])):
+                        if self.y is not None:
+                            b.store(self.y, value, (i * m + k) * self.lanes)
+                            continue
+                        conditions = [c for c in (exists[0][i], exists[1][k]) if c is not None]
+                        # What is loaded under a condition does not exist outside it.
+                        known = loaded if not conditions else dict(loaded)
+                        guarded(b, conditions, partial(g.finish_vector, outs, extras, (i, k), j, mask, value, known))
             if self.y is not None:
                 self._finish_in_loops(outs, extras, place, j, mask)
 
@@ -369,18 +363,16 @@ class _Winograd:
 
 # -- the matrices -----------------------------------------------------------------------------------------
 def _pairs(matrix: Matrix) -> list[tuple[int, ...]]:
-    """The rows of ``matrix``, those that share their even and odd parts together, others in twos."""
+    """The rows of ``matrix``, those that share their sums together, others in twos."""
     paired = [(i, i + 1) for i in range(len(matrix) - 1) if _mirrored(matrix[i], matrix[i + 1])]
     rest = [i for i in range(len(matrix)) if not any(i in p for p in paired)]
     return paired + [tuple(rest[k : k + 2]) for k in range(0, len(rest), 2)]
 
 
 def _mirrored(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether the rows agree at even positions and are opposite at odd ones, or the other way round."""
-    return any(a) and (
-        all(x == (y if k % 2 == 0 else -y) for k, (x, y) in enumerate(zip(a, b, strict=True)))
-        or all(x == (-y if k % 2 == 0 else y) for k, (x, y) in enumerate(zip(a, b, strict=True)))
-    )
+    """Whether the rows agree at some positions and are opposite at all others."""
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x or y]
+    return all(abs(x) == abs(y) for x, y in pairs) and len({x == y for x, y in pairs}) == 2
 
 
 def _rows(b: LoopBuilder, matrix: Matrix, values: Sequence[Val | None]) -> list[Val]:
@@ -390,10 +382,10 @@ def _rows(b: LoopBuilder, matrix: Matrix, values: Sequence[Val | None]) -> list[
     while i < len(matrix):
         row = matrix[i]
         if i + 1 < len(matrix) and _mirrored(row, matrix[i + 1]):
-            even, odd = (_combine(b, [c if k % 2 == s else 0 for k, c in enumerate(row)], values) for s in (0, 1))
-            flipped = all(c == -d for c, d in zip(row[::2], matrix[i + 1][::2], strict=True))
-            first, second = (odd, even) if flipped else (even, odd)
-            out += [b.op("add", even, odd), b.op("sub", first, second)]
+            pairs = list(zip(row, matrix[i + 1], strict=True))
+            same = _combine(b, [x if x == y else 0 for x, y in pairs], values)
+            opposite = _combine(b, [x if x != y else 0 for x, y in pairs], values)
+            out += [b.op("add", same, opposite), b.op("sub", same, opposite)]
             i += 2
             continue
         out.append(_combine(b, row, values))
