@@ -53,6 +53,8 @@ def _constant(x: Tensor, pairs: dict[int, tuple[int, int]], value: float) -> Ten
         if low < 0 or high < 0:
             extent = x._extents[axis]
             x = shaping.slice_axis(x, axis, max(-low, 0), extent - max(-high, 0))
+    if not x.dtype.is_floating_point:
+        value = x.dtype.numpy.type(value).item()
     lows = tuple(max(pairs.get(a, (0, 0))[0], 0) for a in range(rank))
     highs = tuple(max(pairs.get(a, (0, 0))[1], 0) for a in range(rank))
     return dispatch.apply("pad", x, low=lows, high=highs, interior=(0,) * rank, value=value)

@@ -6,27 +6,36 @@ from . import (
     activation,
     containers,
     conv_transpose,
+    convolution,
     functional,
     init,
     layers,
     loss,
     module,
     normalization,
+    padding,
     parameter,
+    pooling,
     upsampling,
 )
 from .activation import *  # noqa: F403
 from .containers import *  # noqa: F403
 from .conv_transpose import *  # noqa: F403
+from .convolution import *  # noqa: F403
 from .layers import *  # noqa: F403
 from .loss import *  # noqa: F403
 from .module import *  # noqa: F403
 from .normalization import *  # noqa: F403
+from .padding import *  # noqa: F403
 from .parameter import *  # noqa: F403
+from .pooling import *  # noqa: F403
 from .upsampling import *  # noqa: F403
 
 # Every file says itself what of it is public.
-_FILES = (activation, containers, conv_transpose, layers, loss, module, normalization, parameter, upsampling)
+_FILES = (
+    activation, containers, conv_transpose, convolution, layers, loss, module, normalization, padding, parameter,
+    pooling, upsampling,
+)  # fmt: skip
 __all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
 
 

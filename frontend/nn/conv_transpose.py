@@ -14,7 +14,7 @@ from . import conv_transpose_functions as functions
 from . import init
 from .module import Module
 from .parameter import Parameter
-from .window_functions import pair
+from .windows import pair
 
 
 class _ConvTransposeNd(Module):

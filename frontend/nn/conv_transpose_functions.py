@@ -9,7 +9,7 @@ from ...ir.errors import ShapeError
 from .. import dispatch, elementwise, shaping
 from ..size import as_extent
 from ..tensor import Tensor
-from .window_functions import pair
+from .windows import pair
 
 _KINDS = {1: "conv_transpose1d", 2: "conv_transpose2d", 3: "conv_transpose3d"}
 

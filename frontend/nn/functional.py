@@ -6,23 +6,27 @@ from ..linalg import linear  # noqa: F401
 from ..padding import pad  # noqa: F401
 from . import (
     activation_functions,
+    adaptive_pooling_functions,
     attention_functions,
+    conv_functions,
     conv_transpose_functions,
     loss_functions,
     norm_functions,
+    pooling_functions,
     resize_functions,
-    window_functions,
 )
 from .activation_functions import *  # noqa: F403
+from .adaptive_pooling_functions import *  # noqa: F403
 from .attention_functions import *  # noqa: F403
+from .conv_functions import *  # noqa: F403
 from .conv_transpose_functions import *  # noqa: F403
 from .loss_functions import *  # noqa: F403
 from .norm_functions import *  # noqa: F403
+from .pooling_functions import *  # noqa: F403
 from .resize_functions import *  # noqa: F403
-from .window_functions import *  # noqa: F403
 
 _FILES = (
-    activation_functions, attention_functions, conv_transpose_functions, loss_functions, norm_functions,
-    resize_functions, window_functions,
+    activation_functions, adaptive_pooling_functions, attention_functions, conv_functions, conv_transpose_functions,
+    loss_functions, norm_functions, pooling_functions, resize_functions,
 )  # fmt: skip
 __all__ = sorted({"linear", "pad", *(name for file in _FILES for name in file.__all__)})

@@ -1,4 +1,4 @@
-"""Linear, convolution, pooling and shape layers, embedding."""
+"""Linear and shape layers, embedding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from . import functional as F
 from . import init
 from .module import Module
 from .parameter import Parameter
-from .window_functions import pair
 
 
 def _empty(*shape: int, device: Any = None, dtype: Any = None) -> Tensor:
@@ -59,157 +58,6 @@ class Linear(Module):
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-class Conv2d(Module):
-    """Cross-correlation of [N, C, H, W] or [C, H, W].
-
-    ``padding``: int, pair, "valid" or "same" (stride 1); ``padding_mode``: zeros, reflect, replicate, circular.
-    ValueError for channel counts not divisible by ``groups`` and for unknown modes.
-    """
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: Any, stride: Any = 1, padding: Any = 0,
-        dilation: Any = 1, groups: int = 1, bias: bool = True, padding_mode: str = "zeros", device: Any = None,
-        dtype: Any = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        if groups <= 0:
-            raise ValueError("groups must be a positive integer")
-        if in_channels % groups != 0:
-            raise ValueError("in_channels must be divisible by groups")
-        if out_channels % groups != 0:
-            raise ValueError("out_channels must be divisible by groups")
-        self.stride = pair(stride, "stride")
-        if isinstance(padding, str):
-            if padding not in ("same", "valid"):
-                raise ValueError(f"Invalid padding string '{padding}', should be one of 'valid', 'same'")
-            if padding == "same" and any(s != 1 for s in self.stride):
-                raise ValueError("padding='same' is not supported for strided convolutions")
-        modes = ("zeros", "reflect", "replicate", "circular")
-        if padding_mode not in modes:
-            raise ValueError(f"padding_mode must be one of {set(modes)}, but got padding_mode='{padding_mode}'")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = pair(kernel_size, "kernel_size")
-        self.padding = padding if isinstance(padding, str) else pair(padding, "padding")
-        self.dilation = pair(dilation, "dilation")
-        self.transposed = False
-        self.output_padding = (0, 0)
-        self.groups = groups
-        self.padding_mode = padding_mode
-        self.weight = Parameter(
-            _empty(out_channels, in_channels // groups, *self.kernel_size, device=device, dtype=dtype)
-        )
-        if bias:
-            self.bias = Parameter(_empty(out_channels, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Weight and bias uniform in +-1 / sqrt(in_channels / groups * kernel area)."""
-        init.kaiming_uniform_(self.weight, a=math.sqrt(5))
-        if self.bias is not None:
-            fan_in, _ = init._calculate_fan_in_and_fan_out(self.weight)
-            if fan_in != 0:
-                init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-
-    def _border(self) -> list[int]:
-        """Padding widths for ``F.pad``, from the last axis backwards."""
-        out: list[int] = []
-        for axis in (1, 0):
-            if self.padding == "same":
-                total = self.dilation[axis] * (self.kernel_size[axis] - 1)
-                out += [total // 2, total - total // 2]
-            else:
-                width = 0 if isinstance(self.padding, str) else self.padding[axis]
-                out += [width, width]
-        return out
-
-    def forward(self, input: Tensor) -> Tensor:
-        padding: Any = self.padding
-        if self.padding_mode != "zeros":
-            input, padding = F.pad(input, self._border(), mode=self.padding_mode), 0
-        return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-
-    def extra_repr(self) -> str:
-        out = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        if self.padding != (0, 0):
-            out += f", padding={self.padding}"
-        if self.dilation != (1, 1):
-            out += f", dilation={self.dilation}"
-        if self.groups != 1:
-            out += f", groups={self.groups}"
-        if self.bias is None:
-            out += ", bias=False"
-        if self.padding_mode != "zeros":
-            out += f", padding_mode={self.padding_mode}"
-        return out
-
-
-class MaxPool2d(Module):
-    """Largest element per window of [N, C, H, W] or [C, H, W]."""
-
-    def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, return_indices: bool = False,
-        ceil_mode: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = stride if stride is not None else kernel_size
-        self.padding = padding
-        self.dilation = dilation
-        self.return_indices = return_indices
-        self.ceil_mode = ceil_mode
-
-    def forward(self, input: Tensor) -> Any:
-        return F.max_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
-        )
-
-    def extra_repr(self) -> str:
-        return (f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}, "
-                f"dilation={self.dilation}, ceil_mode={self.ceil_mode}")  # fmt: skip
-
-
-class AvgPool2d(Module):
-    """Mean per window of [N, C, H, W] or [C, H, W]."""
-
-    def __init__(
-        self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
-        count_include_pad: bool = True, divisor_override: int | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = stride if stride is not None else kernel_size
-        self.padding = padding
-        self.ceil_mode = ceil_mode
-        self.count_include_pad = count_include_pad
-        self.divisor_override = divisor_override
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.avg_pool2d(
-            input, self.kernel_size, self.stride, self.padding, self.ceil_mode, self.count_include_pad,
-            self.divisor_override,
-        )  # fmt: skip
-
-    def extra_repr(self) -> str:
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-
-
-class AdaptiveAvgPool2d(Module):
-    """Mean over a fixed grid: ``output_size`` is an int or a pair, None keeps that side."""
-
-    def __init__(self, output_size: Any) -> None:
-        super().__init__()
-        self.output_size = output_size
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(input, self.output_size)
-
-    def extra_repr(self) -> str:
-        return f"output_size={self.output_size}"
 
 
 class Flatten(Module):
@@ -285,7 +133,4 @@ class Embedding(Module):
         return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
 
 
-__all__ = [
-    "AdaptiveAvgPool2d", "AvgPool2d", "Conv2d", "Embedding", "Flatten", "Identity", "Linear", "MaxPool2d",
-    "Unflatten",
-]  # fmt: skip
+__all__ = ["Embedding", "Flatten", "Identity", "Linear", "Unflatten"]

@@ -398,9 +398,8 @@ def _scatter_add(x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int) -
 def _scatter(x: np.ndarray, index: np.ndarray, src: np.ndarray, axis: int) -> np.ndarray:
     _check_range("scatter", index, x.shape[axis], axis)
     out, part = x.copy(), _covered(index, src)
-    for j in range(index.shape[axis]):  # in order along the axis, so that the last of equal indices wins
-        at = tuple(slice(j, j + 1) if a == axis else slice(None) for a in range(x.ndim))
-        out[_along(index[at], axis)] = part[at]
+    # NumPy assigns in index order, so that the last of equal indices wins.
+    out[_along(index, axis)] = part
     return out
 
 
