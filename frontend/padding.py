@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Pads from the last axis backwards: ``(left, right, top, bottom, ...)``.
 
-    ``mode`` is constant, reflect, replicate or circular; negative widths crop in constant mode. ShapeError
+    ``mode`` is constant, reflect, replicate or circular; negative widths crop. ShapeError
     if the widths do not fit the input.
     """
     widths = [int(p) for p in pad]
@@ -40,19 +40,25 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         raise NotImplementedError("Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now")
     out = input
     for axis, (low, high) in sorted(pairs.items()):
-        if low < 0 or high < 0:
-            raise ShapeError(f"negative padding {(low, high)} with mode {mode!r}: slice the tensor instead")
-        if low or high:
-            out = border(out, axis, low, high)
+        if mode == "circular":  # what is cropped does not come back on the other side
+            out = _crop(out, axis, low, high)
+        if low > 0 or high > 0:
+            out = border(out, axis, max(low, 0), max(high, 0))
+        if mode != "circular":
+            out = _crop(out, axis, low, high)
     return out
+
+
+def _crop(x: Tensor, axis: int, low: int, high: int) -> Tensor:
+    if low >= 0 and high >= 0:
+        return x
+    return shaping.slice_axis(x, axis, max(-low, 0), x._extents[axis] - max(-high, 0))
 
 
 def _constant(x: Tensor, pairs: dict[int, tuple[int, int]], value: float) -> Tensor:
     rank = x.dim()
     for axis, (low, high) in pairs.items():
-        if low < 0 or high < 0:
-            extent = x._extents[axis]
-            x = shaping.slice_axis(x, axis, max(-low, 0), extent - max(-high, 0))
+        x = _crop(x, axis, low, high)
     if not x.dtype.is_floating_point:
         value = x.dtype.numpy.type(value).item()
     lows = tuple(max(pairs.get(a, (0, 0))[0], 0) for a in range(rank))

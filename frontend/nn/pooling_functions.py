@@ -102,8 +102,8 @@ def _avg_pool(
     kernel, steps, pads, _ = _window(rank, kernel_size, stride, padding)
     exact = not x.dtype.is_floating_point  # integers: the quotient without its fraction
     out = dispatch.apply(
-        "avg_pool", dispatch.cast(x, dtypes.float64) if exact else x, kernel=kernel, stride=steps, padding=pads, ceil_mode=bool(ceil_mode),
-        count_include_pad=bool(count_include_pad), divisor_override=divisor_override,
+        "avg_pool", dispatch.cast(x, dtypes.float64) if exact else x, kernel=kernel, stride=steps, padding=pads,
+        ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad), divisor_override=divisor_override,
     )  # fmt: skip
     return unbatched(dispatch.cast(elementwise.trunc(out), x.dtype) if exact else out, added)
 
