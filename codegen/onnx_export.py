@@ -36,13 +36,19 @@ _BFLOAT16_SINCE_22 = frozenset(
 _PROTOBUF_LIMIT = 2**31 - 2**26
 
 # Operators without a rule of their own, and why.
-DECOMPOSED = {"batch_norm_train": "its batch statistics are results; exported as the arithmetic it stands for"}
+DECOMPOSED = {
+    "batch_norm_train": "its batch statistics are results; exported as the arithmetic it stands for",
+    "strided_view": "exported as a Gather from the flat operand",
+}
 NOT_EXPORTED = {
     "fused": "made by passes that run after export's graph is taken",
     "layout_cast": "made by passes that run after export's graph is taken",
     "random_uniform": "ONNX has no counter-based generator, so the same numbers could not be drawn",
     "conv_weight_grad": "a gradient; occurs in training graphs only",
     "avg_pool_grad": "a gradient; occurs in training graphs only",
+    "bitcast": "ONNX reads no value as another type",
+    "cofactor": "a gradient; occurs in training graphs only",
+    **dict.fromkeys(("inverse", "slogdet", "solve", "pinv", "matrix_exp", "svd"), "ONNX has no such operator"),
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir.dims import Extent, bounds, maximum
+from ..ir.errors import UnsupportedError
 from ..ir.graph import Node
 from .onnx_emit import Emitter, rule
 
@@ -111,16 +112,27 @@ def _gather(e: Emitter, node: Node, xs: list[str]) -> str:
     return e.op("GatherElements", xs, axis=node.attrs["axis"])
 
 
+_REDUCTIONS = {"prod": "mul", "amax": "max", "amin": "min"}
+
+
 @rule("scatter_add")
 @rule("scatter")
+@rule("scatter_reduce")
 def _scatter(e: Emitter, node: Node, xs: list[str]) -> str:
     x, index, src = xs
     wanted, given = node.inputs[1].shape, node.inputs[2].shape
     src = cut(e, src, given, [0] * len(given), wanted, [1] * len(given))
-    reduction = "add" if node.op == "scatter_add" else "none"
+    reduction = "add" if node.op == "scatter_add" else _REDUCTIONS.get(node.attrs.get("reduce", ""), "none")
+    if reduction in ("max", "min") and e.opset < 18:
+        raise UnsupportedError(f"scatter_reduce with {node.attrs['reduce']} needs ONNX opset 18, not {e.opset}")
     return e.op("ScatterElements", [x, index, src], axis=node.attrs["axis"], reduction=reduction)
 
 
 @rule("index_select")
 def _index_select(e: Emitter, node: Node, xs: list[str]) -> str:
     return e.op("Gather", xs, axis=node.attrs["axis"])
+
+
+@rule("det")
+def _det(e: Emitter, node: Node, xs: list[str]) -> str:
+    return e.op("Det", xs)

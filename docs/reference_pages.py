@@ -57,6 +57,7 @@ NO_GRADIENT: dict[str, str] = {
     **dict.fromkeys(("argmax", "argmin"), "the result is an index"),
     **dict.fromkeys(("constant", "iota"), "it has no operands"),
     "random_uniform": "its operand is an integer state",
+    "bitcast": "the result is another dtype's reading of the bits",
     "fused": "differentiation comes before fusion",
 }  # fmt: skip
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 # Operators whose result shares memory with their operand, as in PyTorch.
-VIEWS = frozenset({"reshape", "permute", "expand", "slice"})
+VIEWS = frozenset({"reshape", "permute", "expand", "slice", "strided_view", "bitcast"})
 
 _tensor_class: Any = None
 _BY_NUMPY = {d.numpy: d for d in ALL}

@@ -6,9 +6,23 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from . import creation, dispatch, elementwise, indexing, linalg, random, reduce, shaping
+from . import (
+    creation,
+    dispatch,
+    elementwise,
+    indexing,
+    joining,
+    linalg,
+    random,
+    reduce,
+    shaping,
+    triangles,
+    viewing,
+)
 
-FAMILIES: tuple[ModuleType, ...] = (creation, elementwise, indexing, linalg, random, reduce, shaping)
+FAMILIES: tuple[ModuleType, ...] = (
+    creation, elementwise, indexing, joining, linalg, random, reduce, shaping, triangles, viewing,
+)  # fmt: skip
 
 
 def attach(cls: type) -> None:

@@ -56,8 +56,9 @@ def _total(t: Tensor) -> Extent:
     return dims.product(t._extents)
 
 
-def reshape(input: Tensor, *shape: Any) -> Tensor:
+def reshape(input: Tensor, *args: Any, shape: Sequence[Any] | None = None) -> Tensor:
     """Same elements in another shape (one extent may be -1): a view if the memory order allows, else a copy."""
+    shape = args if shape is None else (shape,)
     return dispatch.apply("reshape", input, shape=resolve(sizes_of(shape), _total(input)))
 
 
@@ -80,9 +81,16 @@ def reshape_as(input: Tensor, other: Tensor) -> Tensor:
     return reshape(input, *other.shape)
 
 
-def permute(input: Tensor, *dims_: Any) -> Tensor:
+def _listed(args: Sequence[Any], given: Any) -> Sequence[Any]:
+    """``f(1, 2)``, ``f((1, 2))`` or ``f(dims=(1, 2))``."""
+    if given is not None:
+        args = (given,)
+    return args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+
+
+def permute(input: Tensor, *args: Any, dims: Sequence[int] | None = None) -> Tensor:
     """Axes in the given order."""
-    order = dims_[0] if len(dims_) == 1 and isinstance(dims_[0], (tuple, list)) else dims_
+    order = _listed(args, dims)
     rank = input.dim()
     axes = tuple(axis_of(d, rank) for d in order)
     if len(axes) != rank:
@@ -112,13 +120,23 @@ def t(input: Tensor) -> Tensor:
     return input if input.dim() < 2 else transpose(input, 0, 1)
 
 
-def movedim(input: Tensor, source: int, destination: int) -> Tensor:
-    """Moves one axis to another place."""
+def movedim(input: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """Moves axes to other places; the others keep their order."""
     rank = input.dim()
-    a, b = axis_of(source, rank), axis_of(destination, rank)
-    order = [i for i in range(rank) if i != a]
-    order.insert(b, a)
-    return permute(input, order)
+    froms = [source] if is_int(source) else list(source)  # type: ignore[arg-type]
+    tos = [destination] if is_int(destination) else list(destination)  # type: ignore[arg-type]
+    if len(froms) != len(tos):
+        raise RuntimeError(f"movedim: Invalid source or destination dims: source ({froms} dims) should contain the "
+                           f"same number of dims as destination ({tos} dims)")  # fmt: skip
+    a, b = [axis_of(d, rank) for d in froms], [axis_of(d, rank) for d in tos]
+    for word, axes, given in (("source", a, froms), ("destination", b, tos)):
+        if len(set(axes)) != len(axes):
+            raise RuntimeError(f"movedim: repeated dim in `{word}` ({given})")
+    if rank == 0:
+        return permute(input)
+    rest = iter([i for i in range(rank) if i not in a])
+    by_place = dict(zip(b, a, strict=True))
+    return permute(input, [by_place[i] if i in by_place else next(rest) for i in range(rank)])
 
 
 def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -168,8 +186,9 @@ def unsqueeze(input: Tensor, dim: int) -> Tensor:
     return reshape(input, *shape)
 
 
-def expand(input: Tensor, *sizes: Any) -> Tensor:
+def expand(input: Tensor, *sizes: Any, size: Sequence[Any] | None = None, implicit: bool = False) -> Tensor:
     """Repeats extent-1 axes without copying; -1 keeps an extent; new axes come in front."""
+    sizes = sizes if size is None else (size,)
     wanted, shape = sizes_of(sizes), input._extents
     lead = len(wanted) - len(shape)
     if lead < 0:
@@ -202,8 +221,9 @@ def broadcast_to(input: Tensor, shape: Sequence[Any]) -> Tensor:
     return expand(input, *shape)
 
 
-def repeat(input: Tensor, *sizes: Any) -> Tensor:
+def repeat(input: Tensor, *sizes: Any, repeats: Sequence[Any] | None = None) -> Tensor:
     """Tiles the tensor ``sizes[i]`` times along each axis (copies)."""
+    sizes = sizes if repeats is None else (repeats,)
     times, shape = sizes_of(sizes), input._extents
     if len(times) < len(shape):
         raise ShapeError("Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor")
@@ -217,17 +237,31 @@ def repeat(input: Tensor, *sizes: Any) -> Tensor:
     return out if out._base is None else out.clone()
 
 
-def flip(input: Tensor, *dims_: Any) -> Tensor:
+def flip(input: Tensor, *args: Any, dims: Sequence[int] | None = None) -> Tensor:
     """Reverses axes (a copy)."""
-    wanted = dims_[0] if len(dims_) == 1 and isinstance(dims_[0], (tuple, list)) else dims_
-    return dispatch.apply("flip", input, axes=tuple(sorted(axis_of(d, input.dim()) for d in wanted)))
+    axes = [axis_of(d, input.dim()) for d in _listed(args, dims)]
+    if len(set(axes)) != len(axes):
+        twice = next(a for a in axes if axes.count(a) > 1)
+        raise RuntimeError(f"dim {twice} appears multiple times in the list of dims")
+    return dispatch.apply("flip", input, axes=tuple(sorted(axes)) if input.dim() else ())
 
 
 def narrow(input: Tensor, dim: int, start: Any, length: Any) -> Tensor:
-    """The view [start, start + length) along one axis."""
+    """The view [start, start + length) along one axis; a negative start counts from the end."""
+    if input.dim() == 0:
+        raise RuntimeError("narrow() cannot be applied to a 0-dim tensor.")
     axis = axis_of(dim, input.dim())
-    begin = as_extent(start)
-    return slice_axis(input, axis, begin, begin + as_extent(length))
+    begin, size, extent = as_extent(start), as_extent(length), input._extents[axis]
+    if all(isinstance(e, int) for e in (begin, size, extent)):
+        if size < 0:  # type: ignore[operator]
+            raise RuntimeError("narrow(): length must be non-negative.")
+        if not -extent <= begin <= extent:  # type: ignore[operator]
+            raise IndexError(f"start out of range (expected to be in range of [{-extent}, {extent}], but got {begin})")
+        if begin < 0:  # type: ignore[operator]
+            begin = begin + extent
+        if begin + size > extent:  # type: ignore[operator]
+            raise RuntimeError(f"start ({begin}) + length ({size}) exceeds dimension size ({extent}).")
+    return slice_axis(input, axis, begin, begin + size)
 
 
 def slice_axis(input: Tensor, axis: int, start: Extent, stop: Extent, step: int = 1) -> Tensor:
@@ -300,6 +334,11 @@ def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Te
     return tuple(out)
 
 
+def split_with_sizes(input: Tensor, split_sizes: Sequence[Any], dim: int = 0) -> tuple[Tensor, ...]:
+    """Pieces of the listed sizes, as views."""
+    return split(input, list(split_sizes), dim)
+
+
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
     """At most ``chunks`` pieces of equal size (the last may be smaller), as views."""
     if chunks <= 0:
@@ -318,16 +357,29 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
     rest = (*shape[:axis], *shape[axis + 1 :])
     return tuple(reshape(slice_axis(input, axis, i, i + 1), *rest) for i in range(count))
 
-swapaxes = transpose
+
+
+def swapaxes(input: Tensor, axis0: int, axis1: int) -> Tensor:
+    """``transpose``."""
+    return transpose(input, axis0, axis1)
+
+
+def swapdims(input: Tensor, dim0: int, dim1: int) -> Tensor:
+    """``transpose``."""
+    return transpose(input, dim0, dim1)
+
+
+moveaxis = movedim
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
 FUNCTIONS = (
-    "broadcast_to", "cat", "chunk", "concat", "concatenate", "expand_as", "flatten", "flip", "movedim", "narrow",
-    "permute", "reshape", "split", "squeeze", "stack", "t", "transpose", "unbind", "unflatten", "unsqueeze",
+    "broadcast_to", "cat", "chunk", "concat", "concatenate", "flatten", "flip", "moveaxis", "movedim", "narrow",
+    "permute", "reshape", "split", "split_with_sizes", "squeeze", "stack", "swapaxes", "swapdims", "t", "transpose",
+    "unbind", "unflatten", "unsqueeze",
 )  # fmt: skip
 METHODS = (
-    "broadcast_to", "chunk", "expand", "expand_as", "flatten", "flip", "movedim", "narrow", "permute", "repeat",
-    "reshape", "reshape_as", "split", "squeeze", "swapaxes", "t", "transpose", "unbind", "unflatten", "unsqueeze",
-    "view", "view_as",
+    "broadcast_to", "chunk", "expand", "expand_as", "flatten", "flip", "moveaxis", "movedim", "narrow", "permute",
+    "repeat", "reshape", "reshape_as", "split", "split_with_sizes", "squeeze", "swapaxes", "swapdims", "t", "transpose",
+    "unbind", "unflatten", "unsqueeze", "view_as",
 )  # fmt: skip
 IN_PLACE = ()

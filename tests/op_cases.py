@@ -644,3 +644,5 @@ _index_op("layout_cast", [
     ((3, 5), {"layout": Layout(order=(1, 0))}), ((2, 20, 3, 3), {"layout": Layout(blocks=((1, 8),))}),
     ((2, 3, 4), {"layout": Layout()}), ((1, 2, 3, 3), {"layout": Layout(halo=((0, 0), (0, 0), (1, 1), (1, 1)))}),
 ])  # fmt: skip
+
+import op_cases_shape  # noqa: E402, F401 - registers more operators

@@ -58,6 +58,24 @@ def _apply(torch: Any, case: Case, xs: list[Any], attrs: dict[str, Any]) -> Any:
         return torch.cat(xs, attrs["axis"])
     if op in ("gather", "index_select"):
         return getattr(torch, op)(xs[0], attrs["axis"], xs[1])
+    if op == "strided_view":
+        steps = np.reshape(attrs["steps"], (xs[0].dim(), len(attrs["shape"])))
+        strides = [int(sum(r * s for r, s in zip(steps[:, k], xs[0].stride(), strict=True)))
+                   for k in range(len(attrs["shape"]))]  # fmt: skip
+        first = sum(a * s for a, s in zip(attrs["starts"], xs[0].stride(), strict=True))
+        return torch.as_strided(xs[0], attrs["shape"], strides, first)
+    if op == "bitcast":
+        return xs[0].contiguous().view(getattr(torch, attrs["dtype"].name))
+    if op == "scatter_reduce":
+        return torch.scatter_reduce(xs[0], attrs["axis"], xs[1], xs[2], attrs["reduce"])
+    if op == "cofactor":
+        return torch.linalg.det(xs[0])[..., None, None] * torch.linalg.inv(xs[0]).mT
+    if op == "pinv":
+        return torch.linalg.pinv(xs[0])
+    if op == "svd":
+        return torch.linalg.svdvals(xs[0])
+    if op == "solve":
+        return torch.linalg.solve(*xs)
     if op in ("scatter_add", "scatter"):
         return getattr(torch, op)(xs[0], attrs["axis"], xs[1], xs[2])
     if op in _FUNCTIONAL:

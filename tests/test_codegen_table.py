@@ -20,7 +20,7 @@ from op_cases import Case, cases, ops_with_cases
 SEED = 20
 CONTRACTIONS = {"matmul", "conv", "conv_transpose", "conv_weight_grad"}
 TESTED_ELSEWHERE = {**dict.fromkeys(CONTRACTIONS, "test_codegen_contraction"), "constant": "has no kernel"}
-OPERATORS = [op for op in ops_with_cases() if op not in TESTED_ELSEWHERE]
+OPERATORS = [op for op in ops_with_cases() if op not in {*TESTED_ELSEWHERE, *table.NOT_LOWERED}]
 
 
 def defined(case: Case) -> bool:

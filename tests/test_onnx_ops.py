@@ -16,6 +16,7 @@ from ingot.ir import dtypes
 from ingot.ir.builder import GraphBuilder
 from ingot.ir.dims import Dim, evaluate
 from ingot.ir.dtypes import DType, tolerance
+from ingot.ir.errors import UnsupportedError
 from ingot.ir.graph import Graph, Value
 from ingot.ir.interpreter import interpret
 from ingot.ir.registry import OPS
@@ -204,7 +205,10 @@ add("gather", (F32, SHAPE), (I64, (n, 2, 3), index_below(3)), axis=1, label="sma
 add("scatter_add", (F32, SHAPE), (I64, (n, 5, 4), index_below(3)), (F32, (n, 5, 4)), axis=1)
 add("scatter_add", (F32, SHAPE), (I64, (n, 2, 3), index_below(3)), (F32, (n, 5, 4)), axis=1, label="smaller")
 add("scatter", (F32, SHAPE), (I64, (n, 1, 4), index_below(3)), (F32, (n, 5, 4)), axis=1)
+add("scatter_reduce", (F32, SHAPE), (I64, (n, 2, 3), index_below(3)), (F32, (n, 5, 4)), axis=1, reduce="prod")
 add("index_select", (F32, SHAPE), (I64, (5,), index_below(3)), axis=1)
+add("strided_view", (F32, (3, 4)), shape=(3,), starts=(0, 1), steps=(1, 1))
+add("det", (F32, (2, 3, 3)))
 
 for _a, _b in ((False, False), (True, False), (False, True), (True, True)):
     add("matmul", (F32, (4, n) if _a else (n, 4)), (F32, (5, 4) if _b else (4, 5)), transpose_a=_a, transpose_b=_b,
@@ -272,6 +276,15 @@ def test_other_opsets(opset: int) -> None:
         bits = case.op.startswith("bitwise") and case.inputs[0][0] is not BOOL
         if not (opset < 18 and bits):
             run_case(case, opset, seed=11)
+
+
+@pytest.mark.parametrize("reduce", ["amax", "amin"])
+def test_scatter_of_extremes(reduce: str) -> None:
+    operands = [(F32, (4, 3)), (I64, (4, 3), index_below(4)), (F32, (4, 3))]
+    case = Case("scatter_reduce", operands, {"axis": 0, "reduce": reduce})
+    run_case(case, 18, seed=3)
+    with pytest.raises(UnsupportedError, match="opset 18"):
+        run_case(case, OLDEST_OPSET, seed=3)
 
 
 def test_every_operator_is_accounted_for() -> None:

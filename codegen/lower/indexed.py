@@ -1,4 +1,4 @@
-"""``scatter_add`` and ``scatter``: a copy of x, then additions or writes in index order.
+"""``scatter_add``, ``scatter_reduce`` and ``scatter``: a copy of x, then combinations or writes in index order.
 
 Slices along the axis are independent and run in parallel (vectors of them where the contiguous axis is another one);
 inside a slice they are serial, so the result does not depend on threads. 16-bit floats accumulate in float32.
@@ -14,9 +14,19 @@ from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target
 from ..loopir import LoopBuilder, Val
+from .arithmetic import RULES
 from .common import Access, Coord, Extents, IndexMath, Position, compute_dtype
 from .kernel import LoweredKernel
 from .nest import grain_for, lanes_for, upper
+
+COMBINES = {"add": "add", "prod": "mul", "amax": "maximum", "amin": "minimum"}
+
+
+def _combination(node: Node) -> str | None:
+    """The elementwise operator that puts two elements for one place together; None: the later one stays."""
+    if node.op == "scatter":
+        return None
+    return COMBINES[node.attrs["reduce"] if node.op == "scatter_reduce" else "add"]
 
 
 def supports(node: Node, target: Target) -> str | None:
@@ -24,14 +34,14 @@ def supports(node: Node, target: Target) -> str | None:
     out = node.output.type
     if not out.layout.is_dense:
         return f"{node.op} writes dense results, %{node.output.name} has layout {out.layout}"
-    adds = node.op == "scatter_add"
-    if adds and out.dtype.kind == "f" and out.dtype.bits == 16 and bounds(out.shape[node.attrs["axis"]])[1] > 2**24:
-        return f"scatter_add of {out.dtype.name} accumulates in scratch memory; axis {node.attrs['axis']} has no bound"
+    combines = _combination(node) is not None
+    if combines and out.dtype.kind == "f" and out.dtype.bits == 16 and bounds(out.shape[node.attrs["axis"]])[1] > 2**24:
+        return f"{node.op} of {out.dtype.name} accumulates in scratch memory; axis {node.attrs['axis']} has no bound"
     return None
 
 
 def lower(node: Node, target: Target) -> LoweredKernel:
-    """The kernel of a ``scatter_add`` or ``scatter`` node."""
+    """The kernel of a ``scatter_add``, ``scatter_reduce`` or ``scatter`` node."""
     reason = supports(node, target)
     if reason is not None:
         raise UnsupportedError(f"{node!r}: {reason}")
@@ -66,7 +76,7 @@ class _Scatter:
         self.node = node
         self.x, self.index, self.src = (access[v] for v in node.inputs)
         self.out = access[node.output]
-        self.adds = node.op == "scatter_add"
+        self.combines = _combination(node)
         self.axis = node.attrs["axis"]
         self.shape = node.output.shape
         self.dtype = compute_dtype(node.output.dtype)
@@ -80,7 +90,7 @@ class _Scatter:
         vector = kept[-1] if kept and kept[-1] == len(shape) - 1 and covered[kept[-1]] == shape[kept[-1]] else None
         if vector is not None:
             self.lanes = lanes_for([self.node.output.dtype], target)
-        if self.adds and self.dtype is not self.node.output.dtype:
+        if self.combines is not None and self.dtype is not self.node.output.dtype:
             self.scratch = b.scratch(self.dtype, bounds(shape[axis])[1] * self.lanes)
         if vector is None:
             outer = product(shape[a] for a in kept)
@@ -135,7 +145,9 @@ class _Scatter:
             chosen = self._clamped(self.index.load(here), extent)
             pos = self._at(coords, chosen, lanes)
             value = self.src.load(here)
-            self._put(pos, chosen, b.op("add", self._get(pos, chosen), value) if self.adds else value)
+            if self.combines is not None:
+                value = RULES[self.combines](b, self.node, [self._get(pos, chosen), value])
+            self._put(pos, chosen, value)
 
         def finish(i: Any) -> None:
             pos = self._at(coords, Coord(i), lanes)

@@ -58,6 +58,7 @@ LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(contraction.CONTRACTIONS, _CONTRACTION),
     "scatter_add": Lowering(indexed.supports, indexed.lower),
     "scatter": Lowering(indexed.supports, indexed.lower),
+    "scatter_reduce": Lowering(indexed.supports, indexed.lower),
 }
 FUSED: dict[str, Lowering] = {
     "elementwise": _ELEMENTWISE,
@@ -70,6 +71,12 @@ FUSED: dict[str, Lowering] = {
 NOT_LOWERED: dict[str, str] = {
     "constant": "its array is part of the program's constants; nothing is computed",
     "fused": "looked up by its kind in FUSED",
+    "strided_view": "compiled as its decomposition, an index_select",
+    "bitcast": "kernels have no values without a dtype",
+    **dict.fromkeys(
+        ("inverse", "det", "cofactor", "slogdet", "solve", "pinv", "matrix_exp", "svd"),
+        "computed by LAPACK, eagerly; kernels call no library",
+    ),
 }
 
 

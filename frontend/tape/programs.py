@@ -160,7 +160,7 @@ def _flatten(
     )  # fmt: skip
 
 
-_ALIASING = frozenset({"reshape", "permute", "expand", "slice", "identity"})
+_ALIASING = frozenset({"reshape", "permute", "expand", "slice", "strided_view", "bitcast", "identity"})
 
 
 def _fresh(steps: Sequence[Step], wanted: Sequence[Slot | None]) -> tuple[bool, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...ir import dtypes
+from ...ir import dims, dtypes
 from ...runtime.backward import Node
 from .. import dispatch, grad_mode, tracing
 from .nodes import OpNode, Recorded, Saved, counter_of, gradient_edge
@@ -67,6 +67,10 @@ def overwritten(base: Tensor, chain: Chain, new: Tensor) -> Tensor:
         return dispatch.apply("permute", part, dims=tuple(order.index(a) for a in range(len(order))))
     if op == "slice":
         return _put_slice(base, part, **attrs)
+    if op == "strided_view":
+        return _put_strided(base, part, **attrs)
+    if op == "bitcast":
+        return dispatch.apply("bitcast", part, dtype=base.dtype)
     raise RuntimeError("unsupported operation: more than one element of the written-to tensor refers to a single "
                        "memory location. Please clone() the tensor before performing the operation.")  # fmt: skip
 
@@ -87,6 +91,24 @@ def _put_slice(base: Tensor, part: Tensor, starts: Any, stops: Any, steps: Any) 
     mask = dispatch.apply("pad", true, **sizes, value=False)
     zero = False if part.dtype is dtypes.bool_ else 0
     return dispatch.apply("where", mask, dispatch.apply("pad", part, **sizes, value=zero), base)
+
+
+def _put_strided(base: Tensor, part: Tensor, shape: Any, starts: Any, steps: Any) -> Tensor:
+    extents = base._extents
+    total, count = dims.product(extents), dims.product(shape)
+    index: Tensor | None = None
+    strides = [dims.product(extents[a + 1 :]) for a in range(len(extents))]
+    for k in range(len(shape)):
+        stride = sum((steps[a * len(shape) + k] * r for a, r in enumerate(strides)), 0)
+        place = dispatch.apply("iota", shape=tuple(shape), axis=k, dtype=dtypes.int64)
+        place = dispatch.apply("mul", place, dispatch.extent_scalar(stride, dtypes.int64))
+        index = place if index is None else dispatch.apply("add", index, place)
+    first = dispatch.extent_scalar(sum((s * r for s, r in zip(starts, strides, strict=True)), 0), dtypes.int64)
+    index = first if index is None else dispatch.apply("add", index, first)
+    flat = dispatch.apply("reshape", base, shape=(total,))
+    flat = dispatch.apply("scatter", flat, dispatch.apply("reshape", index, shape=(count,)),
+                          dispatch.apply("reshape", part, shape=(count,)), axis=0)  # fmt: skip
+    return dispatch.apply("reshape", flat, shape=extents)
 
 
 def _part(base: Tensor, axis: int, start: Any, stop: Any) -> Tensor:

@@ -1,8 +1,21 @@
 """Operator records by family; importing this package registers all of them."""
 
-from . import contraction, elementwise, indexing, normalisation, pooling, random, reduction, resampling, structure
+from . import (
+    contraction,
+    elementwise,
+    indexing,
+    matrices,
+    normalisation,
+    pooling,
+    random,
+    reduction,
+    resampling,
+    scattering,
+    strided,
+    structure,
+)
 
 __all__ = [
-    "contraction", "elementwise", "indexing", "normalisation", "pooling", "random", "reduction", "resampling",
-    "structure",
+    "contraction", "elementwise", "indexing", "matrices", "normalisation", "pooling", "random", "reduction",
+    "resampling", "scattering", "strided", "structure",
 ]  # fmt: skip
