@@ -528,7 +528,8 @@ def record_eager_backward(
     given = flatten((tuple(args), dict(kwargs)), is_data)[0]
     if parameters or any(isinstance(x, Tensor) and x.requires_grad for x in given):
         buffers = list(dict.fromkeys(b for m in known for b in m.buffers()))
-        Recompute("CompiledBackward", model, args, dict(kwargs), parameters, buffers, state, results)
+        run = model if state is None else random.counter_based()(model)
+        Recompute("CompiledBackward", run, args, dict(kwargs), parameters, buffers, state, results)
 
 
 class LiveModule:

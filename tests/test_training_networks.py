@@ -47,7 +47,7 @@ def test_the_update_is_the_gradient(name: str) -> None:
     assert loss_at(0, {}) == pytest.approx(loss, rel=1e-12)
     for key, value in before.items():  # each parameter alone, along its own gradient and along a random direction
         for direction in (gradient[key] / max(np.linalg.norm(gradient[key]), 1e-12), rng.standard_normal(value.shape)):
-            h = 1e-5 / max(float(np.linalg.norm(direction)), 1e-12)
+            h = 1e-6 / max(float(np.linalg.norm(direction)), 1e-12)
             near = (loss_at(h, {key: direction}) - loss_at(-h, {key: direction})) / (2 * h)
             claimed = float((gradient[key] * direction).sum())
             scale = abs(claimed) + float(np.linalg.norm(direction)) * (1e-3 + float(np.linalg.norm(gradient[key])))
