@@ -39,7 +39,14 @@ _MODULES: dict[str, str] = {
     "optim": "frontend.optim",
     "onnx": "export",
 }
-_aliases.install(__name__, _MODULES)
+
+
+def _frontend_loaded() -> None:
+    """Eager mode gets native kernels as soon as there is an eager mode."""
+    _import_module(".eager", __name__).install()
+
+
+_aliases.install(__name__, _MODULES, _frontend_loaded)
 
 TYPE_CHECKING = False  # typing's own constant would cost more than the rest of this import
 if TYPE_CHECKING:
@@ -69,6 +76,7 @@ def __getattr__(name: str) -> _Any:
         if name not in getattr(frontend, "__all__", ()):
             raise _import_module(".frontend.absent", __name__).absent(__name__, name, __dir__())
         value = getattr(frontend, name)
+        _frontend_loaded()
     globals()[name] = value
     return value
 

@@ -16,19 +16,22 @@ from importlib.machinery import ModuleSpec
 # Neither typing nor importlib.abc is imported at run time: together they would take most of `import ingot`'s time.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import ModuleType
 
 
 class AliasLoader:
     """Loads an alias by importing the real module and handing that over."""
 
-    def __init__(self, real: str) -> None:
+    def __init__(self, real: str, loaded: Callable[[], None] | None = None) -> None:
         self.real = real
         self.spec: ModuleSpec | None = None
+        self.loaded = loaded
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(self.real)
+        if self.loaded is not None:
+            self.loaded()
         self.spec = module.__spec__
         return module
 
@@ -38,9 +41,13 @@ class AliasLoader:
 
 
 class AliasFinder:
-    """Finds ``<package>.<alias>`` and everything below it; ``table`` maps alias to real name, both without package."""
+    """Finds ``<package>.<alias>`` and everything below it; ``table`` maps alias to real name, both without package.
 
-    def __init__(self, package: str, table: Mapping[str, str]) -> None:
+    ``loaded`` is called after a module was loaded by one of its public names.
+    """
+
+    def __init__(self, package: str, table: Mapping[str, str], loaded: Callable[[], None] | None = None) -> None:
+        self.loaded = loaded
         self.package = self.aliases_of = package
         self.prefix = package + "."
         self.table = dict(table)
@@ -58,13 +65,13 @@ class AliasFinder:
                 real = self.prefix + self.table[name] + rest
                 if importlib.util.find_spec(real) is None:
                     return None
-                return ModuleSpec(fullname, AliasLoader(real), origin=real)  # type: ignore[arg-type]
+                return ModuleSpec(fullname, AliasLoader(real, self.loaded), origin=real)  # type: ignore[arg-type]
             head, _, last = head.rpartition(".")
             rest = f".{last}{rest}"
         return None
 
 
-def install(package: str, table: Mapping[str, str]) -> None:
+def install(package: str, table: Mapping[str, str], loaded: Callable[[], None] | None = None) -> None:
     """Put the finder for ``package`` in front of the import path; a reload replaces the earlier one."""
     sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "aliases_of", None) != package]
-    sys.meta_path.insert(0, AliasFinder(package, table))  # type: ignore[arg-type]
+    sys.meta_path.insert(0, AliasFinder(package, table, loaded))  # type: ignore[arg-type]
