@@ -39,8 +39,11 @@ TARGET = target_named("x86-64-avx2")
 FAMILIES = (
     ("Elementwise", "elementwise", "Operands have one dtype (`where`: the condition is bool) and broadcast."),
     ("Index", "indexing", "They move elements and compute nothing (`scatter_add` adds)."),
+    ("Scatter", "scattering", "Of elements that arrive at one place."),
+    ("Strided", "strided", "Views that the index operators cannot express; the same memory in eager mode."),
     ("Reduction", "reduction", "`axes` are reduced; `keepdims` leaves extents of 1 behind."),
     ("Contraction", "contraction", "Sums of products; an elementwise chain behind one runs in its kernel."),
+    ("Matrix", "matrices", "Of matrices over leading axes, by LAPACK in eager mode."),
     ("Pooling", "pooling", "Windows over the axes behind batch and channels."),
     ("Resampling", "resampling", "Interpolation along the axes behind batch and channels."),
     ("Normalisation", "normalisation", "Composite: each has an equivalent in simpler operators."),

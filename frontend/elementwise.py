@@ -224,8 +224,13 @@ def bitwise_not(input: Tensor) -> Tensor:
     return logical_not(input) if input.dtype is dtypes.bool_ else dispatch.apply("bitwise_not", input)
 
 
-def where(condition: Tensor, input: Any, other: Any) -> Tensor:
-    """``input`` where the bool ``condition`` holds, else ``other``; broadcasting."""
+def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
+    """``input`` where the bool ``condition`` holds, else ``other``; broadcasting. With the condition
+    alone: where it holds, one index tensor per axis."""
+    if input is None and other is None:
+        from . import picking
+
+        return picking.nonzero(condition, as_tuple=True)
     if condition.dtype is not dtypes.bool_:
         raise RuntimeError(f"expected condition to be a boolean tensor, but got a tensor with dtype "
                            f"{dispatch.type_word(condition.dtype)}")  # fmt: skip

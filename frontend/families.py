@@ -10,9 +10,10 @@ from . import (
     creation,
     dispatch,
     elementwise,
-    indexing,
     joining,
     linalg,
+    picking,
+    placing,
     random,
     reduce,
     shaping,
@@ -21,7 +22,7 @@ from . import (
 )
 
 FAMILIES: tuple[ModuleType, ...] = (
-    creation, elementwise, indexing, joining, linalg, random, reduce, shaping, triangles, viewing,
+    creation, elementwise, joining, linalg, picking, placing, random, reduce, shaping, triangles, viewing,
 )  # fmt: skip
 
 

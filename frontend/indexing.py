@@ -1,4 +1,4 @@
-"""``tensor[...]``, and picking elements by index tensors."""
+"""``tensor[...]`` and ``tensor[...] = value``."""
 
 from __future__ import annotations
 
@@ -11,48 +11,12 @@ from ..ir.dims import Extent
 from ..ir.errors import DataDependentError
 from ..runtime.backward import now
 from . import dispatch, elementwise, promotion, shaping, tracing
-from .shaping import axis_of
 from .size import SymInt, as_extent, is_int, provably, wrap
 from .sources import user_place
 from .tape import views
 
 if TYPE_CHECKING:
     from .tensor import Tensor
-
-
-def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
-    """The slices along ``dim`` that the 1-d integer ``index`` names, in its order."""
-    if index.dim() > 1:
-        raise IndexError("index_select(): Index is supposed to be a vector")
-    if index.dim() == 0:
-        index = shaping.reshape(index, 1)
-    axis = axis_of(dim, input.dim())
-    _check_range(index, input._extents[axis], axis)
-    return dispatch.apply("index_select", input, index, axis=axis)
-
-
-def gather(input: Tensor, dim: int, index: Tensor) -> Tensor:
-    """out[i][j] = input[index[i][j]][j] for dim 0 (and so on); the result has index's shape."""
-    axis = axis_of(dim, input.dim())
-    _check_range(index, input._extents[axis], axis)
-    return dispatch.apply("gather", input, index, axis=axis)
-
-
-def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
-    """``input`` with src[i][j] added at [index[i][j]][j] for dim 0 (and so on)."""
-    axis = axis_of(dim, input.dim())
-    _check_range(index, input._extents[axis], axis)
-    return dispatch.apply("scatter_add", input, index, src, axis=axis)
-
-
-def _check_range(index: Tensor, extent: Extent, axis: int) -> None:
-    if not index.dtype.is_integer:
-        raise IndexError(f"index tensors must be integer, got {index.dtype}")
-    if index._value is None and isinstance(extent, int) and index._data.size:
-        low, high = int(index._data.min()), int(index._data.max())
-        if low < 0 or high >= extent:
-            bad = low if low < 0 else high
-            raise IndexError(f"index {bad} is out of bounds for dimension {axis} with size {extent}")
 
 
 def getitem(input: Tensor, index: Any) -> Tensor:
@@ -281,8 +245,3 @@ def put(t: Tensor, picks: list[tuple[int, Tensor]], value: Tensor, accumulate: b
     out = dispatch.apply("scatter_add" if accumulate else "scatter", merged, everywhere, source, axis=target)
     out = shaping.reshape(out, *(t._extents[a] for a in order))
     return shaping.permute(out, *(order.index(a) for a in range(t.dim())))
-
-# What users see: functions, methods of Tensor, methods that write into it (with an underscore).
-FUNCTIONS = ("gather", "index_select", "scatter_add")
-METHODS = ("gather", "index_select", "scatter_add")
-IN_PLACE = ("scatter_add",)

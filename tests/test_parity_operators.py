@@ -52,6 +52,8 @@ _PLAIN = (torch.float64, torch.float32, torch.int64, torch.bool)
 
 def callable_of(name: str) -> Any:
     """Ingot's function, or the method or attribute of its Tensor; AttributeError if there is neither."""
+    if name == "where":  # its samples give the condition second
+        return ig.Tensor.where
     if name.startswith("nn.functional."):
         return getattr(ig.nn.functional, name.rpartition(".")[2])
     if name.startswith("linalg."):
