@@ -32,6 +32,7 @@ from .grad_mode import (
     set_grad_enabled,
 )
 from .nn.functional import log_softmax, softmax
+from .printing import set_printoptions
 from .promotion import get_default_dtype, result_type, set_default_dtype
 from .size import Size, SymInt
 from .tensor import Tensor, is_tensor, numel, typename

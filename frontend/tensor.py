@@ -269,6 +269,16 @@ class Tensor(Differentiable):
             return f"torch.{dispatch.type_word(self.dtype)}Tensor"
         return dispatch.cast(self, named_dtype(dtype))
 
+    def as_subclass(self, cls: Any) -> Any:
+        """The same storage and history as an instance of ``cls``, a subclass of Tensor."""
+        if not (isinstance(cls, type) and issubclass(cls, Tensor)):
+            raise TypeError(f"as_subclass(): {cls} is not a subclass of Tensor")
+        out = shaping.view_as(self, self)
+        if out is self:
+            out = self.detach()
+        out.__class__ = cls
+        return out
+
     def type_as(self, other: Tensor) -> Tensor:
         """Cast to other's dtype."""
         return dispatch.cast(self, other.dtype)
@@ -346,13 +356,13 @@ class Tensor(Differentiable):
             return missing.method(self, name)
 
     # -- printing -----------------------------------------------------------------------------------
-    def __repr__(self) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:
         return tensor_repr(self)
 
     def __format__(self, spec: str) -> str:
         if self.dim() == 0 and self._value is None and type(self) is Tensor:
             return format(self.item(), spec)
-        return format(repr(self), spec)
+        return object.__format__(self, spec)
 
     def __hash__(self) -> Any:
         return id(self)
