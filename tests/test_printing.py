@@ -60,4 +60,4 @@ def test_long_tensors_and_options() -> None:
     ig.set_printoptions(profile="full")
     assert "..." not in repr(ig.arange(1001))
     ig.set_printoptions(profile="default", edgeitems=1, threshold=2)
-    assert repr(ig.arange(4)) == "tensor([0, ..., 3])"
+    assert repr(ig.arange(4)) == "tensor([0,  ..., 3])"
