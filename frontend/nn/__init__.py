@@ -7,10 +7,13 @@ from . import (
     containers,
     conv_transpose,
     convolution,
+    distance,
     functional,
     init,
     layers,
     loss,
+    loss_elementwise,
+    loss_margin,
     module,
     normalization,
     padding,
@@ -22,8 +25,11 @@ from .activation import *  # noqa: F403
 from .containers import *  # noqa: F403
 from .conv_transpose import *  # noqa: F403
 from .convolution import *  # noqa: F403
+from .distance import *  # noqa: F403
 from .layers import *  # noqa: F403
 from .loss import *  # noqa: F403
+from .loss_elementwise import *  # noqa: F403
+from .loss_margin import *  # noqa: F403
 from .module import *  # noqa: F403
 from .normalization import *  # noqa: F403
 from .padding import *  # noqa: F403
@@ -33,13 +39,17 @@ from .upsampling import *  # noqa: F403
 
 # Every file says itself what of it is public.
 _FILES = (
-    activation, containers, conv_transpose, convolution, layers, loss, module, normalization, padding, parameter,
-    pooling, upsampling,
+    activation, containers, conv_transpose, convolution, distance, layers, loss, loss_elementwise, loss_margin,
+    module, normalization, padding, parameter, pooling, upsampling,
 )  # fmt: skip
 __all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
 
 
 def __getattr__(name: str) -> object:
+    if name == "modules":
+        from importlib import import_module
+
+        return import_module(".modules", __name__)
     from ..absent import absent
 
     raise absent("ingot.nn", name, __all__)

@@ -1,68 +1,20 @@
-"""Losses; ``nn.functional`` exports them."""
+"""Losses of class scores; ``nn.functional`` exports them."""
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
+from ...ir.dtypes import int64
 from ...ir.errors import ShapeError
-from .. import dispatch, elementwise, reduce, shaping
+from .. import creation, dispatch, elementwise, reduce, shaping
+from ..linalg import linear
 from ..size import wrap
+from ..tape.names import rename
 from ..tensor import Tensor
 from .activation_functions import log_softmax
+from .loss_reduction import reduced, reduction_of
 
 _sum = reduce.sum  # the public functions have PyTorch's legacy argument ``reduce``
-
-
-def reduction_of(size_average: Any, reduce_: Any, reduction: str) -> str:
-    """``reduction``, unless the legacy arguments are given; ValueError for unknown words."""
-    if size_average is not None or reduce_ is not None:
-        reduction = "none" if reduce_ is False else "sum" if size_average is False else "mean"
-        warnings.warn(f"size_average and reduce args will be deprecated, please use reduction='{reduction}' instead.",
-                      stacklevel=3)  # fmt: skip
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{reduction} is not a valid value for reduction")
-    return reduction
-
-
-def _reduced(loss: Tensor, reduction: str) -> Tensor:
-    return loss if reduction == "none" else reduce.mean(loss) if reduction == "mean" else reduce.sum(loss)
-
-
-def _compare_sizes(input: Tensor, target: Tensor) -> None:
-    if input._extents != target._extents:
-        warnings.warn(f"Using a target size ({target.size()}) that is different to the input size ({input.size()}). "
-                      "This will likely lead to incorrect results due to broadcasting. Please ensure they have the "
-                      "same size.", stacklevel=3)  # fmt: skip
-
-
-def mse_loss(
-    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
-    weight: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """(input - target)^2, optionally weighted per element."""
-    _compare_sizes(input, target)
-    difference = elementwise.sub(input, target)
-    return _weighted(elementwise.mul(difference, difference), weight, reduction_of(size_average, reduce, reduction))
-
-
-def l1_loss(
-    input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
-    weight: Tensor | None = None,
-) -> Tensor:  # fmt: skip
-    """|input - target|, optionally weighted per element."""
-    _compare_sizes(input, target)
-    loss = elementwise.abs(elementwise.sub(input, target))
-    return _weighted(loss, weight, reduction_of(size_average, reduce, reduction))
-
-
-def _weighted(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
-    if weight is None:
-        return _reduced(loss, reduction)
-    loss = elementwise.mul(loss, weight)
-    if reduction != "mean":
-        return _reduced(loss, reduction)
-    return elementwise.div(reduce.sum(loss), reduce.sum(shaping.expand(weight, *loss.shape)))
 
 
 def _check_targets(target: Tensor, classes: Any, ignore_index: int) -> None:
@@ -114,9 +66,9 @@ def _negative_log_likelihood(
         )
         smooth = elementwise.where(valid, elementwise.neg(reduce.sum(spread, 1)), 0.0)
         loss = elementwise.add(elementwise.mul(loss, 1 - smoothing), elementwise.mul(smooth, smoothing / classes))
-    if reduction != "mean":
-        return _reduced(loss, reduction)
-    return elementwise.div(reduce.sum(loss), reduce.sum(factor))
+    out = elementwise.div(reduce.sum(loss), reduce.sum(factor)) if reduction == "mean" else reduced(loss, reduction)
+    rename(out, "NllLossBackward0" if logp.dim() == 2 else "NllLoss2DBackward0")
+    return out
 
 
 def nll_loss(
@@ -171,7 +123,65 @@ def cross_entropy(
     per_sample = elementwise.neg(_sum(loss, 1))
     if single and reduction == "none":
         per_sample = shaping.reshape(per_sample)
-    return _reduced(per_sample, reduction)
+    return reduced(per_sample, reduction)
 
 
-__all__ = ["cross_entropy", "l1_loss", "mse_loss", "nll_loss"]
+def linear_cross_entropy(
+    input: Tensor, linear_weight: Tensor, target: Tensor, *, linear_bias: Tensor | None = None,
+    weight: Tensor | None = None, reduction: str = "mean", ignore_index: int | None = None,
+    label_smoothing: float = 0.0, options: Any = None,
+) -> Tensor:  # fmt: skip
+    """``cross_entropy`` of the scores linear(input, linear_weight, linear_bias).
+
+    Input [in] or [N, in]; linear_weight [C, in], or [C, d..., in] for targets [N, d...]; linear_bias [C, d...].
+    ``options`` are PyTorch's about memory; they change no result and are not needed here.
+    """
+    if input.dim() not in (1, 2):
+        raise RuntimeError(f"expected input with dimensionality 1 or 2, got {input.dim()}")
+    if linear_weight.dim() < 2:
+        raise RuntimeError(f"expected linear_weight with dimensionality at least 2, got {linear_weight.dim()}")
+    if input._extents[-1] != linear_weight._extents[-1]:
+        raise RuntimeError(
+            "expected equal input and linear_weight last dimensions (in_features), got "
+            f"{input.shape[-1]} and {linear_weight.shape[-1]}, respectively"
+        )
+    classes = linear_weight._extents[:-1]
+    if linear_bias is not None and linear_bias._extents != classes:
+        raise RuntimeError(f"expected linear_bias shape {classes}, got {tuple(linear_bias.shape)}")
+    if len(classes) > 1 and input.dim() == 1:
+        raise RuntimeError(
+            f"K-dimensional loss defined by linear_weight shape {tuple(linear_weight.shape)} requires batched input, "
+            f"(N, {input.shape[-1]}), got unbatched input with shape {tuple(input.shape)}"
+        )
+    shape = (*input._extents[:-1], *classes)
+    if target._extents == shape and ignore_index is not None:
+        raise RuntimeError("ignore_index cannot be specified when target contains probabilities")
+    rows = shaping.reshape(linear_weight, -1, linear_weight._extents[-1])
+    bias = None if linear_bias is None else shaping.reshape(linear_bias, -1)
+    scores = shaping.reshape(linear(input, rows, bias), *shape)
+    return cross_entropy(
+        scores, target, weight, ignore_index=-100 if ignore_index is None else ignore_index, reduction=reduction,
+        label_smoothing=label_smoothing,
+    )  # fmt: skip
+
+
+def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """int64 [*, num_classes] with a 1 where the class number points; -1 classes: the largest number + 1 (eager)."""
+    if tensor.dtype is not int64:
+        raise RuntimeError("one_hot is only applicable to index tensor of type LongTensor.")
+    if num_classes == -1:
+        array = tensor._concrete("one_hot()", "giving num_classes")
+        if not array.size:
+            raise RuntimeError("Can not infer total number of classes from empty tensor.")
+        num_classes = int(array.max()) + 1
+    if num_classes < 1 and tensor._value is None and tensor.numel():
+        raise RuntimeError("num_classes should be positive")
+    if tensor._value is None and tensor._data.size:
+        if tensor._data.min() < 0:
+            raise RuntimeError("Class values must be non-negative.")
+        if tensor._data.max() >= num_classes:
+            raise RuntimeError("Class values must be smaller than num_classes.")
+    return dispatch.cast(shaping.unsqueeze(tensor, -1) == creation.arange(num_classes), int64)
+
+
+__all__ = ["cross_entropy", "linear_cross_entropy", "nll_loss", "one_hot"]
