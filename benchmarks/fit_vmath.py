@@ -96,6 +96,18 @@ def cos_tail(z):
     return (mp.cos(x) - 1 + z / 2) / z**2
 
 
+def asin_tail(z):
+    """(asin(x) / x - 1) / x**2 for x = sqrt(z)"""
+    x = mp.sqrt(z)
+    return (mp.asin(x) / x - 1) / z
+
+
+def atan_tail(z):
+    """(atan(x) / x - 1) / x**2 for x = sqrt(z)"""
+    x = mp.sqrt(z)
+    return (mp.atan(x) / x - 1) / z
+
+
 TINY = mp.mpf(10) ** -12
 QUARTER_PI_2 = (mp.pi / 4 * mp.mpf("1.0001")) ** 2
 RANGE = HALF_LN2 * mp.mpf("1.001")
@@ -119,6 +131,9 @@ FITS = {
     "NORMAL_EXPONENT": (normal_exponent, mp.mpf(0), mp.mpf("6.3"), 12, None),
     "ERF_SMALL_WIDE": (erf_small, TINY, mp.mpf("0.85") ** 2, None, 11),
     "ERFCX": (erfcx_mapped, mapped("0.84"), mapped("6"), None, 17),
+    "ERFCX_FAR": (erfcx_mapped, mapped("0.45"), mapped("28"), None, 22),
+    "ASIN": (asin_tail, TINY, mp.mpf("0.2501"), None, 12),
+    "ATAN": (atan_tail, TINY, mp.mpf("0.1717"), None, 11),
     "SIN": (sin_tail, mp.mpf(10) ** -10, QUARTER_PI_2, 3, 6),
     "COS": (cos_tail, mp.mpf(10) ** -8, QUARTER_PI_2, 2, 5),
 }

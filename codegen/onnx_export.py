@@ -22,7 +22,13 @@ from ..ir.dtypes import bfloat16, float32
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Graph, Node, Value
 from ..ir.registry import get
-from . import onnx_rules, onnx_rules_index, onnx_rules_nn, onnx_rules_resize  # noqa: F401  (fill the registry)
+from . import (  # noqa: F401  (fill the registry)
+    onnx_rules,
+    onnx_rules_elementary,
+    onnx_rules_index,
+    onnx_rules_nn,
+    onnx_rules_resize,
+)
 from .onnx_emit import ONNX_TYPES, RULES, Emitter
 from .onnx_rules_nn import is_gemm
 
@@ -45,6 +51,10 @@ NOT_EXPORTED = {
     "layout_cast": "made by passes that run after export's graph is taken",
     "random_uniform": "ONNX has no counter-based generator, so the same numbers could not be drawn",
     "conv_weight_grad": "a gradient; occurs in training graphs only",
+    **dict.fromkeys(
+        ("lgamma", "digamma", "polygamma", "igamma", "igammac", "i0", "i1", "erfinv", "gcd", "nextafter", "exponent"),
+        "ONNX has no operator for it",
+    ),
     "avg_pool_grad": "a gradient; occurs in training graphs only",
     "bitcast": "ONNX reads no value as another type",
     "cofactor": "a gradient; occurs in training graphs only",

@@ -38,6 +38,7 @@ from op_sampling import Case  # noqa: E402
 TARGET = target_named("x86-64-avx2")
 FAMILIES = (
     ("Elementwise", "elementwise", "Operands have one dtype (`where`: the condition is bool) and broadcast."),
+    ("Elementary functions", "elementary", "Elementwise, too: trigonometry, special functions, parts of numbers."),
     ("Index", "indexing", "They move elements and compute nothing (`scatter_add` adds)."),
     ("Scatter", "scattering", "Of elements that arrive at one place."),
     ("Strided", "strided", "Views that the index operators cannot express; the same memory in eager mode."),
@@ -57,6 +58,8 @@ NO_GRADIENT: dict[str, str] = {
         ("logical_not", "logical_and", "logical_or", "logical_xor", "isnan", "isinf", "isfinite", "any", "all",
          "eq", "ne", "lt", "le", "gt", "ge"), "the result is bool"),
     **dict.fromkeys(("bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor"), "takes integers and bools only"),
+    **dict.fromkeys(("gcd", "shift_left", "shift_right"), "takes integers only"),
+    "exponent": "the result is an integer",
     **dict.fromkeys(("argmax", "argmin"), "the result is an index"),
     **dict.fromkeys(("constant", "iota"), "it has no operands"),
     "random_uniform": "its operand is an integer state",

@@ -45,10 +45,12 @@ def is_tensor(x: object) -> TypeGuard[Tensor]:
     return isinstance(x, _tensor_class)
 
 
-def require_tensor(x: object, function: str, argument: str = "input") -> None:
+def require_tensor(x: object, function: str, argument: str = "input", position: int = 1) -> None:
     """TypeError with PyTorch's words unless ``x`` is a Tensor."""
     if not is_tensor(x):
-        raise TypeError(f"{function}(): argument '{argument}' (position 1) must be Tensor, not {type(x).__name__}")
+        raise TypeError(
+            f"{function}(): argument '{argument}' (position {position}) must be Tensor, not {type(x).__name__}"
+        )
 
 
 def from_array(array: np.ndarray) -> Tensor:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import builtins
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..ir import dtypes
 from ..ir.dtypes import DType
 from . import dispatch, promotion
+from .deprecated import old_order
 from .promotion import as_float, binary, is_operand
+from .size import SymInt
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
 
 
-def _unary(op: str, doc: str, *, floats: bool = False, name: str = "") -> Callable[[Tensor], Tensor]:
+def unary(op: str, doc: str, *, floats: bool = False, name: str = "") -> Callable[[Tensor], Tensor]:
     def fn(input: Tensor) -> Tensor:
         dispatch.require_tensor(input, fn.__name__)
         return dispatch.apply(op, as_float(input) if floats else input)
@@ -24,27 +31,63 @@ def _unary(op: str, doc: str, *, floats: bool = False, name: str = "") -> Callab
     return fn
 
 
-exp = _unary("exp", "e to the power of each element.", floats=True)
-expm1 = _unary("expm1", "exp(x) - 1, exact near 0.", floats=True)
-log = _unary("log", "Natural logarithm.", floats=True)
-log1p = _unary("log1p", "log(1 + x), exact near 0.", floats=True)
-sqrt = _unary("sqrt", "Square root.", floats=True)
-rsqrt = _unary("rsqrt", "1 / sqrt(x).", floats=True)
-reciprocal = _unary("reciprocal", "1 / x.", floats=True)
-sin = _unary("sin", "Sine.", floats=True)
-cos = _unary("cos", "Cosine.", floats=True)
-tanh = _unary("tanh", "Hyperbolic tangent.", floats=True)
-erf = _unary("erf", "Error function.", floats=True)
-sigmoid = _unary("sigmoid", "1 / (1 + exp(-x)).", floats=True)
-sign = _unary("sign", "-1, 0 or 1.")
-isnan = _unary("isnan", "Whether each element is NaN (bool).", floats=True)
-isinf = _unary("isinf", "Whether each element is infinite (bool).", floats=True)
-isfinite = _unary("isfinite", "Whether each element is finite (bool).", floats=True)
+exp = unary("exp", "e to the power of each element.", floats=True)
+expm1 = unary("expm1", "exp(x) - 1, exact near 0.", floats=True)
+log = unary("log", "Natural logarithm.", floats=True)
+log1p = unary("log1p", "log(1 + x), exact near 0.", floats=True)
+sqrt = unary("sqrt", "Square root.", floats=True)
+rsqrt = unary("rsqrt", "1 / sqrt(x).", floats=True)
+reciprocal = unary("reciprocal", "1 / x.", floats=True)
+sin = unary("sin", "Sine.", floats=True)
+cos = unary("cos", "Cosine.", floats=True)
+tanh = unary("tanh", "Hyperbolic tangent.", floats=True)
+erf = unary("erf", "Error function.", floats=True)
+sigmoid = unary("sigmoid", "1 / (1 + exp(-x)).", floats=True)
+isnan = unary("isnan", "Whether each element is NaN (bool).", floats=True)
+isinf = unary("isinf", "Whether each element is infinite (bool).", floats=True)
+isfinite = unary("isfinite", "Whether each element is finite (bool).", floats=True)
+
+
+def binary_number(op: str, a: Any, b: Any) -> Tensor:
+    """Apply a floating two-operand operator after promotion; integers become the default float type."""
+    dtype = promotion.result_type(a, b)
+    dtype = dtype if dtype.is_floating_point else promotion.get_default_dtype()
+    return dispatch.apply(op, promotion.operand(a, dtype), promotion.operand(b, dtype))
+
+
+def _refuse(function: str, dtype: DType) -> NotImplementedError:
+    return NotImplementedError(f"\"{function}_cpu\" not implemented for '{dispatch.type_word(dtype)}'")
+
+
+def integers_only(function: str, dtype: DType, *, bools: bool = True) -> None:
+    """NotImplementedError with PyTorch's words for floating dtypes (and bool unless ``bools``)."""
+    if dtype.is_floating_point or (dtype is dtypes.bool_ and not bools):
+        raise _refuse(function, dtype)
+
+
+def zero_divisor(other: Any, dtype: DType) -> None:
+    """RuntimeError if an integer division would be by zero; a compiled function gives 0 there."""
+    if dtype.is_floating_point:
+        return
+    if not dispatch.is_tensor(other):
+        zero = not isinstance(other, SymInt) and bool(np.any(np.asarray(other) == 0))
+    else:
+        zero = other._value is None and not other._data.all()
+    if zero:
+        raise RuntimeError("ZeroDivisionError")
+
+
+def sign(input: Tensor) -> Tensor:
+    """-1, 0 or 1; a bool stays as it is."""
+    dispatch.require_tensor(input, "sign")
+    return input.clone() if input.dtype is dtypes.bool_ else dispatch.apply("sign", input)
 
 
 def _rounding(op: str, doc: str) -> Callable[[Tensor], Tensor]:
     def fn(input: Tensor) -> Tensor:
         dispatch.require_tensor(input, op)
+        if input.dtype is dtypes.bool_:
+            raise NotImplementedError(f"\"{op}_vml_cpu\" not implemented for 'Bool'")
         return dispatch.apply(op, input) if input.dtype.is_floating_point else input.clone()
 
     fn.__name__ = fn.__qualname__ = op
@@ -55,11 +98,27 @@ def _rounding(op: str, doc: str) -> Callable[[Tensor], Tensor]:
 trunc = _rounding("trunc", "Rounds towards zero.")
 ceil = _rounding("ceil", "Smallest integer not below x.")
 floor = _rounding("floor", "Largest integer not above x.")
-round = _rounding("round", "Nearest integer, halves to even.")
+_round = _rounding("round", "Nearest integer, halves to even.")
+
+
+@named("RoundBackward1")
+def _round_to(input: Tensor, decimals: int) -> Tensor:
+    if not input.dtype.is_floating_point:
+        raise _refuse("round", input.dtype)
+    power = 10.0 ** builtins.abs(decimals)
+    if decimals > 0:
+        return div(_round(mul(input, power)), power)
+    return mul(_round(div(input, power)), power)
+
+
+def round(input: Tensor, *, decimals: int = 0) -> Tensor:
+    """Nearest integer, halves to even; with ``decimals``, nearest multiple of 10 ** -decimals (floating only)."""
+    return _round_to(input, decimals) if decimals else _round(input)
 
 
 def neg(input: Tensor) -> Tensor:
     """-x; refuses bool."""
+    dispatch.require_tensor(input, "neg")
     if input.dtype is dtypes.bool_:
         raise RuntimeError("Negation, the `-` operator, on a bool tensor is not supported. If you are trying to "
                            "invert a mask, use the `~` or `logical_not()` operator instead.")  # fmt: skip
@@ -67,75 +126,125 @@ def neg(input: Tensor) -> Tensor:
 
 
 def abs(input: Tensor) -> Tensor:
-    """Absolute value."""
+    """Absolute value; refuses bool."""
+    dispatch.require_tensor(input, "abs")
+    if input.dtype is dtypes.bool_:
+        raise _refuse("abs", input.dtype)
     return dispatch.apply("abs", input)
 
 
 def positive(input: Tensor) -> Tensor:
-    """+x: the tensor itself."""
+    """+x: the tensor itself; refuses bool."""
+    dispatch.require_tensor(input, "positive")
+    if input.dtype is dtypes.bool_:
+        raise RuntimeError("The `+` operator, on a bool tensor is not supported.")
     return input
 
 
+@named("PowBackward0")
 def square(input: Tensor) -> Tensor:
     """x * x."""
-    return mul(input, input)
+    return pow(input, 2)
 
 
 def relu(input: Tensor) -> Tensor:
-    """max(x, 0)."""
+    """max(x, 0); refuses bool."""
     dispatch.require_tensor(input, "relu")
+    if input.dtype is dtypes.bool_:
+        raise RuntimeError("Boolean inputs not supported for relu")
     return dispatch.apply("relu", input)
 
 
+def _times_alpha(function: str, input: Any, other: Any, alpha: Any) -> Any:
+    """alpha * other, with PyTorch's rules for alpha."""
+    if dispatch.is_tensor(alpha):
+        alpha = alpha.item()
+    if not isinstance(alpha, (bool, int, float, SymInt, np.number, np.bool_)):
+        raise TypeError(f"{function}(): argument 'alpha' must be Number, not {type(alpha).__name__}")
+    dtype = promotion.result_type(input, other)
+    if isinstance(alpha, bool) and dtype is not dtypes.bool_:
+        raise RuntimeError("Boolean alpha only supported for Boolean results.")
+    if isinstance(alpha, (float, np.floating)) and not dtype.is_floating_point:
+        raise RuntimeError("For integral input tensors, argument alpha must not be a floating point number.")
+    return mul(promotion.operand(other, dtype), alpha)
+
+
+@old_order
+@named("AddBackward0")
 def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
-    """input + alpha * other."""
-    if alpha != 1:
-        other = mul(other, alpha) if dispatch.is_tensor(other) else other * alpha
-    if promotion.result_type(input, other) is dtypes.bool_:
-        return binary("logical_or", input, other)
-    return binary("add", input, other)
+    """input + alpha * other; the logical or for bools."""
+    if alpha != 1 or alpha is True:
+        other = _times_alpha("add", input, other, alpha)
+    return _sum(input, other)
 
 
+def _sum(input: Any, other: Any) -> Tensor:
+    return binary("logical_or" if promotion.result_type(input, other) is dtypes.bool_ else "add", input, other)
+
+
+@old_order
+@named("SubBackward0")
 def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """input - alpha * other; refuses bool."""
-    if alpha != 1:
-        other = mul(other, alpha) if dispatch.is_tensor(other) else other * alpha
-    if promotion.result_type(input, other) is dtypes.bool_:
-        raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
-                           "`logical_xor()` operator instead.")  # fmt: skip
+    if any(dispatch.is_tensor(x) and x.dtype is dtypes.bool_ for x in (input, other)):
+        both = promotion.result_type(input, other) is dtypes.bool_
+        if both:
+            raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
+                               "`logical_xor()` operator instead.")  # fmt: skip
+    if alpha != 1 or alpha is True:
+        other = _times_alpha("sub", input, other, alpha)
     return binary("sub", input, other)
 
 
 def mul(input: Any, other: Any) -> Tensor:
-    """input * other."""
+    """input * other; the logical and for bools."""
     if promotion.result_type(input, other) is dtypes.bool_:
         return binary("logical_and", input, other)
     return binary("mul", input, other)
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """input / other (integers give the default float); ``rounding_mode`` None, "floor" or "trunc"."""
-    if rounding_mode == "floor":
-        return floor_divide(input, other)
-    dtype = promotion.result_type(input, other)
-    quotient_type = dtype if dtype.is_floating_point else promotion.get_default_dtype()
-    work = dtypes.float64 if rounding_mode == "trunc" and not dtype.is_floating_point else quotient_type
-    out = dispatch.apply("div", promotion.operand(input, work), promotion.operand(other, work))
+    """input / other (integers give the default float).
+
+    ``rounding_mode``: None, "floor", or "trunc" (towards zero); with one, integers stay integers and dividing them by
+    zero is a RuntimeError.
+    """
     if rounding_mode is None:
-        return out
+        return binary_number("div", input, other)
+    if rounding_mode == "floor":
+        return _floor_quotient(input, other, "div_floor")
     if rounding_mode != "trunc":
         raise RuntimeError("div expected rounding_mode to be one of None, 'trunc', or 'floor' but found "
                            f"'{rounding_mode}'")  # fmt: skip
-    return dispatch.cast(trunc(out), dtype)
+    dtype = promotion.result_type(input, other)
+    if dtype.is_floating_point:
+        return trunc(binary("div", input, other))
+    if dtype is dtypes.bool_:
+        raise _refuse("div_trunc", dtype)
+    zero_divisor(other, dtype)
+    a, b = promotion.operand(input, dtype), promotion.operand(other, dtype)
+    return binary("floor_divide", binary("sub", a, binary("fmod", a, b)), b)  # an exact division
 
 
-def floor_divide(input: Any, other: Any) -> Tensor:
-    """Floor of the quotient."""
+def _floor_quotient(input: Any, other: Any, function: str) -> Tensor:
+    dtype = promotion.result_type(input, other)
+    if dtype is dtypes.bool_:
+        raise _refuse(function, dtype)
+    zero_divisor(other, dtype)
     return binary("floor_divide", input, other)
 
 
+def floor_divide(input: Any, other: Any) -> Tensor:
+    """Floor of the quotient; RuntimeError for integers divided by zero."""
+    return _floor_quotient(input, other, "div_floor")
+
+
 def remainder(input: Any, other: Any) -> Tensor:
-    """Python's modulo: the result has the divisor's sign."""
+    """Python's modulo: the result has the divisor's sign; RuntimeError for integers divided by zero."""
+    dtype = promotion.result_type(input, other)
+    if dtype is dtypes.bool_:
+        raise _refuse("remainder", dtype)
+    zero_divisor(other, dtype)
     return binary("remainder", input, other)
 
 
@@ -151,14 +260,19 @@ def pow(input: Any, exponent: Any) -> Tensor:
     return binary("pow", input, exponent)
 
 
-def maximum(input: Tensor, other: Tensor) -> Tensor:
-    """Element-wise larger; NaN wins."""
-    return binary("maximum", input, other)
+def _extreme(op: str, word: str, bools: str) -> Callable[[Tensor, Tensor], Tensor]:
+    def fn(input: Tensor, other: Tensor) -> Tensor:
+        dispatch.require_tensor(input, op)
+        dispatch.require_tensor(other, op, "other", 2)
+        return binary(bools if promotion.result_type(input, other) is dtypes.bool_ else op, input, other)
+
+    fn.__name__ = fn.__qualname__ = op
+    fn.__doc__ = f"Element-wise {word}; NaN wins."
+    return fn
 
 
-def minimum(input: Tensor, other: Tensor) -> Tensor:
-    """Element-wise smaller; NaN wins."""
-    return binary("minimum", input, other)
+maximum = _extreme("maximum", "larger", "logical_or")
+minimum = _extreme("minimum", "smaller", "logical_and")
 
 
 def _comparison(op: str, sign_: str) -> Callable[[Any, Any], Tensor]:
@@ -205,8 +319,7 @@ def logical_xor(input: Tensor, other: Tensor) -> Tensor:
 def _bitwise(op: str, logical: str) -> Callable[[Any, Any], Tensor]:
     def fn(input: Any, other: Any) -> Tensor:
         dtype = promotion.result_type(input, other)
-        if dtype.is_floating_point:
-            raise RuntimeError(f"\"{op}_cpu\" not implemented for '{dispatch.type_word(dtype)}'")
+        integers_only(op, dtype)
         return binary(logical if dtype is dtypes.bool_ else op, input, other)
 
     fn.__name__ = fn.__qualname__ = op
@@ -247,14 +360,31 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Limits values to [min, max]; the limits are numbers or tensors."""
     if min is None and max is None:
         raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")
-    if all(m is None or isinstance(m, (bool, int, float)) for m in (min, max)):
-        limits = [m for m in (min, max) if m is not None]
-        x = dispatch.cast(input, promotion.result_type(input, *limits))
+    limits = [m for m in (min, max) if m is not None]
+    dtype = promotion.result_type(input, *limits)
+    if dtype is dtypes.bool_:
+        raise _refuse("clamp", dtype)
+    x = dispatch.cast(input, dtype)
+    if all(isinstance(m, (bool, int, float)) for m in limits):
+        if any(isinstance(m, float) and m != m for m in limits):
+            return mul(x, math.nan)
         return dispatch.apply("clamp", x, min=min, max=max)
-    out = input
     if min is not None:
-        out = maximum(out, min)
-    return out if max is None else minimum(out, max)
+        x = _limited(x, promotion.operand(min, dtype), "lt")
+    return x if max is None else _limited(x, promotion.operand(max, dtype), "gt")
+
+
+def _limited(x: Tensor, limit: Tensor, beyond: str) -> Tensor:
+    """The limit where ``x`` is beyond it or the limit is NaN; the gradient at the limit is that of ``x``."""
+    beyond_it = dispatch.apply(beyond, x, limit)
+    if limit.dtype.is_floating_point:
+        beyond_it = logical_or(beyond_it, isnan(limit))
+    return dispatch.apply("where", beyond_it, limit, x)
+
+
+def zero_(input: Tensor) -> Tensor:
+    """Every element becomes 0, in place."""
+    return input.zero_()
 
 
 def to_dtype(input: Tensor, dtype: DType) -> Tensor:
@@ -295,8 +425,6 @@ absolute = abs
 clip = clamp
 greater, greater_equal, less, less_equal, not_equal = gt, ge, lt, le, ne
 
-true_divide = div
-
 
 def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Whether all elements are close (``isclose``)."""
@@ -311,25 +439,20 @@ def equal(input: Tensor, other: Tensor) -> bool:
 
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
-FUNCTIONS = (
-    "allclose", "equal",
-    "abs", "absolute", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "clamp", "clip",
-    "cos", "div", "divide", "eq", "erf", "exp", "expm1", "floor", "floor_divide", "ge", "gt", "isclose",
-    "isfinite", "isinf", "isnan", "le", "log", "log1p", "logical_and", "logical_not", "logical_or", "logical_xor",
-    "lt", "masked_fill", "maximum", "minimum", "mul", "multiply", "ne", "neg", "negative", "pow", "reciprocal",
-    "relu", "remainder", "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "square", "sub", "subtract", "tanh",
-    "true_divide", "trunc", "where",
-)  # fmt: skip
 METHODS = (
-    "allclose", "equal",
-    "abs", "absolute", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "clamp", "clip",
-    "cos", "div", "divide", "eq", "erf", "exp", "expm1", "floor", "floor_divide", "ge", "gt", "isclose",
-    "isfinite", "isinf", "isnan", "le", "log", "log1p", "logical_and", "logical_not", "logical_or", "logical_xor",
-    "lt", "masked_fill", "maximum", "minimum", "mul", "multiply", "ne", "neg", "negative", "pow", "reciprocal",
-    "relu", "remainder", "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "square", "sub", "subtract", "tanh",
-    "true_divide", "trunc",
+    "abs", "absolute", "add", "allclose", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil",
+    "clamp", "clip", "cos", "div", "divide", "eq", "equal", "erf", "exp", "expm1", "floor", "floor_divide", "ge",
+    "greater", "greater_equal", "gt", "isclose", "isfinite", "isinf", "isnan", "le", "less", "less_equal", "log",
+    "log1p", "logical_and", "logical_not", "logical_or", "logical_xor", "lt", "masked_fill", "maximum", "minimum",
+    "mul", "multiply", "ne", "neg", "negative", "not_equal", "positive", "pow", "reciprocal", "relu", "remainder",
+    "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "square", "sub", "subtract", "tanh", "true_divide",
+    "trunc",
 )  # fmt: skip
+FUNCTIONS = (*METHODS, "where", "zero_")
 IN_PLACE = (
-    "abs", "add", "ceil", "clamp", "div", "exp", "floor", "floor_divide", "log", "logical_not", "masked_fill",
-    "mul", "neg", "pow", "relu", "remainder", "round", "rsqrt", "sigmoid", "sqrt", "sub", "tanh",
+    "abs", "absolute", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "clamp", "clip", "cos",
+    "div", "divide", "eq", "erf", "exp", "expm1", "floor", "floor_divide", "ge", "greater", "greater_equal", "gt", "le",
+    "less", "less_equal", "log", "log1p", "logical_and", "logical_not", "logical_or", "logical_xor", "lt",
+    "masked_fill", "mul", "multiply", "ne", "neg", "negative", "not_equal", "pow", "reciprocal", "relu", "remainder",
+    "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "square", "sub", "subtract", "tanh", "true_divide", "trunc",
 )  # fmt: skip

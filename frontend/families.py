@@ -3,15 +3,18 @@ functions that have an ``IN_PLACE`` method (``add`` gives ``Tensor.add_``)."""
 
 from __future__ import annotations
 
+import inspect
 from types import ModuleType
 from typing import Any
 
 from . import (
     creation,
     dispatch,
+    elementary,
     elementwise,
     joining,
     linalg,
+    out,
     picking,
     placing,
     random,
@@ -22,7 +25,7 @@ from . import (
 )
 
 FAMILIES: tuple[ModuleType, ...] = (
-    creation, elementwise, joining, linalg, picking, placing, random, reduce, shaping, triangles, viewing,
+    creation, elementary, elementwise, joining, linalg, picking, placing, random, reduce, shaping, triangles, viewing,
 )  # fmt: skip
 
 
@@ -32,9 +35,21 @@ def attach(cls: type) -> None:
         for name in family.METHODS:
             setattr(cls, name, getattr(family, name))
         for name in family.IN_PLACE:
-            setattr(cls, f"{name}_", dispatch.inplace(getattr(family, name), f"{name}_"))
+            fn = getattr(family, name)
+            if hasattr(fn, "called"):  # its warnings name it
+                fn = fn.called(f"{name}_")
+            setattr(cls, f"{name}_", dispatch.inplace(fn, f"{name}_"))
 
 
 def functions() -> dict[str, Any]:
-    """Every public function by name."""
-    return {name: getattr(family, name) for family in FAMILIES for name in family.FUNCTIONS}
+    """Every public function by name; those that have an ``out`` argument in PyTorch take it."""
+    found = {name: getattr(family, name) for family in FAMILIES for name in family.FUNCTIONS}
+    return {
+        name: out.accepting_out(name, fn) if name in out.FUNCTIONS and not _takes_out(fn) else fn
+        for name, fn in found.items()
+    }
+
+
+def _takes_out(fn: Any) -> bool:
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return code is None or "out" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]

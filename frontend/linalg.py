@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir.errors import DTypeError, ShapeError
 from . import dispatch, elementwise, reduce, shaping
+from .deprecated import old_order
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -87,6 +88,7 @@ def dot(input: Tensor, tensor: Tensor) -> Tensor:
     return reduce.sum(elementwise.mul(input, tensor), dtype=input.dtype)
 
 
+@old_order
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Tensor:
     """beta * input + alpha * (mat1 @ mat2)."""
     product = mm(mat1, mat2)

@@ -13,7 +13,19 @@ from ..ir.dtypes import DType
 from ..ir.errors import ShapeError, UnsupportedError
 from ..ir.graph import Value
 from ..ir.types import TensorType
-from . import creation, dispatch, elementwise, families, indexing, linalg, promotion, reduce, shaping, tracing
+from . import (
+    creation,
+    dispatch,
+    elementary,
+    elementwise,
+    families,
+    indexing,
+    linalg,
+    promotion,
+    reduce,
+    shaping,
+    tracing,
+)
 from .device import CPU, device, require_cpu
 from .differentiable import Differentiable
 from .elementwise import operator, reflected
@@ -292,34 +304,44 @@ class Tensor(Differentiable):
         require_cpu("cuda" if device is None else device)
         return self
 
-    def double(self) -> Tensor:
+    def double(self, memory_format: Any = None) -> Tensor:
+        """Cast to float64."""
         return dispatch.cast(self, dtypes.float64)
 
-    def float(self) -> Tensor:
+    def float(self, memory_format: Any = None) -> Tensor:
+        """Cast to float32."""
         return dispatch.cast(self, dtypes.float32)
 
-    def half(self) -> Tensor:
+    def half(self, memory_format: Any = None) -> Tensor:
+        """Cast to float16."""
         return dispatch.cast(self, dtypes.float16)
 
-    def bfloat16(self) -> Tensor:
+    def bfloat16(self, memory_format: Any = None) -> Tensor:
+        """Cast to bfloat16."""
         return dispatch.cast(self, dtypes.bfloat16)
 
-    def long(self) -> Tensor:
+    def long(self, memory_format: Any = None) -> Tensor:
+        """Cast to int64."""
         return dispatch.cast(self, dtypes.int64)
 
-    def int(self) -> Tensor:
+    def int(self, memory_format: Any = None) -> Tensor:
+        """Cast to int32."""
         return dispatch.cast(self, dtypes.int32)
 
-    def short(self) -> Tensor:
+    def short(self, memory_format: Any = None) -> Tensor:
+        """Cast to int16."""
         return dispatch.cast(self, dtypes.int16)
 
-    def char(self) -> Tensor:
+    def char(self, memory_format: Any = None) -> Tensor:
+        """Cast to int8."""
         return dispatch.cast(self, dtypes.int8)
 
-    def byte(self) -> Tensor:
+    def byte(self, memory_format: Any = None) -> Tensor:
+        """Cast to uint8."""
         return dispatch.cast(self, dtypes.uint8)
 
-    def bool(self) -> Tensor:
+    def bool(self, memory_format: Any = None) -> Tensor:
+        """Cast to bool."""
         return dispatch.cast(self, dtypes.bool_)
 
     # -- writing ------------------------------------------------------------------------------------
@@ -394,11 +416,19 @@ class Tensor(Differentiable):
     __le__ = operator(elementwise.le)
     __gt__ = operator(elementwise.gt)
     __ge__ = operator(elementwise.ge)
+    __lshift__ = operator(elementary.bitwise_left_shift)
+    __rlshift__ = reflected(elementary.bitwise_left_shift)
+    __rshift__ = operator(elementary.bitwise_right_shift)
+    __rrshift__ = reflected(elementary.bitwise_right_shift)
     __matmul__ = linalg.matmul
     __neg__ = elementwise.neg
     __pos__ = elementwise.positive
     __abs__ = elementwise.abs
     __invert__ = elementwise.bitwise_not
+
+    def polygamma(self, n: Any) -> Tensor:
+        """The n-th derivative of digamma."""
+        return elementary.polygamma(n, self)
 
     def where(self, condition: Tensor, other: Any) -> Tensor:
         """``self`` where ``condition`` holds, else ``other``."""
@@ -429,8 +459,11 @@ for _name, _fn in {
     "__iand__": elementwise.bitwise_and,
     "__ior__": elementwise.bitwise_or,
     "__ixor__": elementwise.bitwise_xor,
+    "__ilshift__": elementary.bitwise_left_shift,
+    "__irshift__": elementary.bitwise_right_shift,
 }.items():
     setattr(Tensor, _name, dispatch.inplace(_fn, _name))
+Tensor.polygamma_ = dispatch.inplace(Tensor.polygamma, "polygamma_")  # type: ignore[attr-defined]
 
 dispatch.register_tensor_class(Tensor)
 

@@ -645,4 +645,6 @@ _index_op("layout_cast", [
     ((2, 3, 4), {"layout": Layout()}), ((1, 2, 3, 3), {"layout": Layout(halo=((0, 0), (0, 0), (1, 1), (1, 1)))}),
 ])  # fmt: skip
 
-import op_cases_shape  # noqa: E402, F401 - registers more operators
+# Families with a file of their own register themselves here.
+import op_cases_elementary  # noqa: E402, F401
+import op_cases_shape  # noqa: E402, F401

@@ -18,6 +18,10 @@ _WEIGHTS = (1.0, -8.0, 8.0, -1.0)
 _OFFSETS = (-2, -1, 1, 2)
 
 
+# Operands that count as constants: nobody has that derivative.
+CONSTANT_OPERANDS = {"igamma": (0,), "igammac": (0,)}
+
+
 def pullback(g: GraphBuilder, seeds: Mapping[Value, Value], wrt: Sequence[Value]) -> list[Value | None]:
     """Gradients of ``sum(value * seed)`` with respect to ``wrt``, by the operators' own rules."""
     grads: dict[Value, Value] = dict(seeds)
@@ -42,7 +46,8 @@ def forward_graph(case: Case) -> tuple[Graph, list[Value], list[Value]]:
         graph.add_input(TensorType(dtype_from_numpy(a.dtype), a.shape), f"x{i}") for i, a in enumerate(case.inputs)
     ]
     node = GraphBuilder(graph).emit(case.op, inputs, **case.attrs)
-    return graph, [v for v in inputs if v.dtype.is_floating_point], [
+    constant = CONSTANT_OPERANDS.get(case.op, ())
+    return graph, [v for i, v in enumerate(inputs) if v.dtype.is_floating_point and i not in constant], [
         o for o in node.outputs if o.dtype.is_floating_point
     ]
 

@@ -11,7 +11,10 @@ from op_sampling import Case
 
 TORCH_DTYPES = tuple(d for d in dtypes.ALL if d.name not in ("uint16", "uint32", "uint64"))
 
-_RENAMED = {"neg": "negative", "abs": "abs", "div": "true_divide"}
+_RENAMED = {
+    "neg": "negative", "abs": "abs", "div": "true_divide", "shift_left": "bitwise_left_shift",
+    "shift_right": "bitwise_right_shift",
+}  # fmt: skip
 _FUNCTIONAL = {"gelu", "silu", "leaky_relu", "elu", "softplus", "hardsigmoid", "hardswish"}
 
 
@@ -78,6 +81,12 @@ def _apply(torch: Any, case: Case, xs: list[Any], attrs: dict[str, Any]) -> Any:
         return torch.linalg.solve(*xs)
     if op in ("scatter_add", "scatter"):
         return getattr(torch, op)(xs[0], attrs["axis"], xs[1], xs[2])
+    if op == "polygamma":
+        return torch.polygamma(attrs["n"], *xs)
+    if op == "i1":
+        return torch.special.i1(*xs)
+    if op == "exponent":
+        return torch.frexp(*xs)[1]
     if op in _FUNCTIONAL:
         return getattr(torch.nn.functional, op)(*xs, **attrs)
     return getattr(torch, _RENAMED.get(op, op))(*xs, **attrs)

@@ -27,7 +27,7 @@ def defined(case: Case) -> bool:
     """Whether a narrow run can agree with the float64 reference at all."""
     if case.special and case.op == "cast":
         return case.attrs["dtype"].kind not in "iu"  # out of range: unspecified
-    if case.special and case.op in ("sin", "cos"):
+    if case.special and case.op in ("sin", "cos", "tan"):
         return False  # arguments beyond the range of accuracy; test_codegen_vmath has the bounds
     return not (case.special and case.op == "prod")  # intermediate overflow depends on the order
 

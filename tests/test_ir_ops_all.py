@@ -25,6 +25,8 @@ NO_GRADIENT = {
     ),
     **dict.fromkeys(["eq", "ne", "lt", "le", "gt", "ge"], "the result is bool"),
     **dict.fromkeys(["bitwise_not", "bitwise_and", "bitwise_or", "bitwise_xor"], "takes integers and bools only"),
+    **dict.fromkeys(["gcd", "shift_left", "shift_right"], "takes integers only"),
+    "exponent": "the result is an integer",
     **dict.fromkeys(["argmax", "argmin"], "the result is an index"),
     **dict.fromkeys(["constant", "iota"], "has no operands"),
     "random_uniform": "its operand is an integer state",
@@ -37,7 +39,9 @@ SMOOTH = sorted(
      "silu", "elu", "softplus", "hardswish", "mul", "div", "pow", "prod", "where", "add", "abs", "maximum", "sum",
      "mean", "amax", "gather", "scatter_add", "index_select", "concat", "slice", "pad", "cast", "remainder",
      "matmul", "conv", "conv_transpose", "conv_weight_grad", "avg_pool", "max_pool", "softmax", "log_softmax",
-     "layer_norm", "batch_norm", "batch_norm_train", "resample", "resize"}
+     "layer_norm", "batch_norm", "batch_norm_train", "resample", "resize", "tan", "asin", "acos", "atan", "sinh",
+     "cosh", "asinh", "acosh", "atanh", "log2", "log10", "erfc", "erfinv", "lgamma", "digamma", "polygamma", "i0", "i1",
+     "atan2", "hypot", "fmod"}
 )  # fmt: skip
 
 

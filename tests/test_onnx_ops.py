@@ -66,7 +66,7 @@ def small(rng: np.random.Generator, dtype: DType, shape: tuple[int, ...]) -> np.
 
 
 def index_below(limit: int) -> Callable[..., np.ndarray]:
-    return lambda rng, dtype, shape: rng.integers(0, limit, shape)
+    return lambda rng, dtype, shape: rng.integers(0, limit, shape).astype(dtype.numpy)
 
 
 def build_graph(case: Case) -> Graph:
@@ -166,6 +166,32 @@ for _op in ("eq", "ne", "lt", "le", "gt", "ge"):
     for _dtype in (F32, I64, BOOL):
         add(_op, (_dtype, SHAPE), (_dtype, (3, 4)))
 add("where", (BOOL, SHAPE), (F32, SHAPE), (F32, (4,)))
+
+
+def unit(rng: np.random.Generator, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.uniform(-0.95, 0.95, shape).astype(dtype.numpy)
+
+
+def above_one(rng: np.random.Generator, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    return rng.uniform(1, 9, shape).astype(dtype.numpy)
+
+
+for _op in ("tan", "asin", "acos", "atanh"):
+    add(_op, (F32, SHAPE, unit))
+for _op in ("atan", "sinh", "cosh", "asinh", "erfc"):
+    add(_op, (F32, SHAPE))
+add("acosh", (F32, SHAPE, above_one))
+for _op in ("log2", "log10"):
+    add(_op, (F32, SHAPE, positive))
+    add(_op, (F64, SHAPE, positive))
+for _op in ("copysign", "hypot", "atan2"):
+    add(_op, (F32, SHAPE), (F32, (4,)))
+    add(_op, (F32, SHAPE, special), (F32, (3, 4), special), label="special")
+for _dtype in (F32, I32, I64):
+    add("fmod", (_dtype, SHAPE), (_dtype, SHAPE, lambda rng, d, s: rng.choice([-3, -1, 2, 5], s).astype(d.numpy)))
+for _op in ("shift_left", "shift_right"):
+    add(_op, (dtypes.uint8, SHAPE), (dtypes.uint8, (4,), index_below(12)))
+    add(_op, (dtypes.uint32, SHAPE), (dtypes.uint32, (4,)))
 
 for _op in ("sum", "prod", "amax", "amin", "mean"):
     add(_op, (F32, SHAPE), axes=(1, 2), keepdims=True, label="keep")

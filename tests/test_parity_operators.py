@@ -50,10 +50,18 @@ MOST_SAMPLES = 40
 _PLAIN = (torch.float64, torch.float32, torch.int64, torch.bool)
 
 
+# PyTorch's samples give the tensor first, where these functions have another order; they copy what is written to.
+_ADAPTED = {
+    "polygamma": lambda x, n: ig.polygamma(n, x),
+    "where": lambda x, condition, other: ig.where(condition, x, other),
+    "zero_": lambda x: ig.zero_(x.clone()),
+}
+
+
 def callable_of(name: str) -> Any:
     """Ingot's function, or the method or attribute of its Tensor; AttributeError if there is neither."""
-    if name == "where":  # its samples give the condition second
-        return ig.Tensor.where
+    if name in _ADAPTED:
+        return _ADAPTED[name]
     if name.startswith("nn.functional."):
         return getattr(ig.nn.functional, name.rpartition(".")[2])
     if name.startswith("linalg."):

@@ -25,7 +25,7 @@ def array_of(t: torch.Tensor) -> np.ndarray:
     t = t.detach()
     if t.dtype is torch.bfloat16:
         return t.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return t.resolve_neg().numpy()
+    return t.resolve_neg().numpy(force=True)  # also zeros without memory, which some gradients are
 
 
 def ingot_of(x: Any) -> Any:

@@ -15,6 +15,7 @@ from ...ir.dtypes import DType
 from ...ir.graph import Node
 from .. import vmath
 from ..loopir import LoopBuilder, Val
+from . import elementary
 from .fmod import float_remainder
 from .position import compute_dtype
 
@@ -321,12 +322,13 @@ RULES: dict[str, Rule] = {
     "le": _compare("le"), "gt": _compare("gt"), "ge": _compare("ge"), "logical_and": _logical("and"),
     "logical_or": _logical("or"), "logical_xor": _logical("xor"), "bitwise_and": _bitwise("and"),
     "bitwise_or": _bitwise("or"), "bitwise_xor": _bitwise("xor"), "where": _where, "layout_cast": _identity,
+    **elementary.rules(_safe_division),
 }  # fmt: skip
 
 # Operators whose code is long: kernels keep fewer vectors in flight.
 EXPENSIVE = frozenset({
     "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf", "sigmoid", "gelu", "silu", "elu", "softplus", "pow",
-    "floor_divide", "remainder",
+    "floor_divide", "remainder", *elementary.EXPENSIVE,
 })  # fmt: skip
 
 

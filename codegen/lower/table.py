@@ -77,6 +77,10 @@ NOT_LOWERED: dict[str, str] = {
         ("inverse", "det", "cofactor", "slogdet", "solve", "pinv", "matrix_exp", "svd"),
         "computed by LAPACK, eagerly; kernels call no library",
     ),
+    **dict.fromkeys(
+        ("lgamma", "digamma", "polygamma", "igamma", "igammac", "i0", "i1"),
+        "there is no vector code for the gamma function's family and Bessel functions; compute it outside",
+    ),
 }
 
 

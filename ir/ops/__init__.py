@@ -2,6 +2,7 @@
 
 from . import (
     contraction,
+    elementary,
     elementwise,
     indexing,
     matrices,
@@ -16,6 +17,6 @@ from . import (
 )
 
 __all__ = [
-    "contraction", "elementwise", "indexing", "matrices", "normalisation", "pooling", "random", "reduction",
-    "resampling", "scattering", "strided", "structure",
+    "contraction", "elementary", "elementwise", "indexing", "matrices", "normalisation", "pooling", "random",
+    "reduction", "resampling", "scattering", "strided", "structure",
 ]  # fmt: skip
