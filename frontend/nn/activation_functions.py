@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
+from ...ir import dtypes
 from ...ir.dtypes import DType
-from .. import dispatch, elementwise, shaping
+from .. import dispatch, elementwise, promotion, random, shaping
 from ..tensor import Tensor
 
 _SELU_ALPHA = 1.6732632423543772848170429916717
 _SELU_SCALE = 1.0507009873554804934193349852946
 
 
-def _done(input: Tensor, out: Tensor, inplace: bool, name: str) -> Tensor:
-    return dispatch.write(input, out, name) if inplace else out
+def _run(function: Callable[[Tensor], Tensor], input: Tensor, inplace: bool, name: str) -> Tensor:
+    """``function(input)``, written into ``input`` if ``inplace``."""
+    return dispatch.inplace(function, f"{name}_")(input) if inplace else function(input)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """max(x, 0)."""
-    return _done(input, elementwise.relu(input), inplace, "relu_")
+    return _run(lambda x: elementwise.relu(x), input, inplace, "relu")
 
 
 def relu_(input: Tensor) -> Tensor:
@@ -31,7 +34,16 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """x limited to [min_val, max_val]."""
     if min_val > max_val:
         raise ValueError("min_val cannot be greater than max_val")
-    return _done(input, elementwise.clamp(input, min_val, max_val), inplace, "hardtanh_")
+    if input.dtype is dtypes.bool_:
+        raise RuntimeError("Bool inputs not supported for hardtanh")
+    if not input.dtype.is_floating_point:
+        min_val, max_val = int(min_val), int(max_val)
+    return _run(lambda x: elementwise.clamp(x, min_val, max_val), input, inplace, "hardtanh")
+
+
+def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    """``hardtanh`` in place."""
+    return hardtanh(input, min_val, max_val, inplace=True)
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
@@ -41,13 +53,19 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     """x, times ``negative_slope`` below 0."""
-    out = dispatch.apply("leaky_relu", input, negative_slope=negative_slope)
-    return _done(input, out, inplace, "leaky_relu_")
+    return _run(
+        lambda x: dispatch.apply("leaky_relu", x, negative_slope=negative_slope), input, inplace, "leaky_relu"
+    )
+
+
+def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    """``leaky_relu`` in place."""
+    return leaky_relu(input, negative_slope, inplace=True)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """x above 0, alpha (exp x - 1) below."""
-    return _done(input, dispatch.apply("elu", input, alpha=alpha), inplace, "elu_")
+    return _run(lambda x: dispatch.apply("elu", x, alpha=alpha), input, inplace, "elu")
 
 
 def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
@@ -57,8 +75,104 @@ def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """scale * elu(x, alpha) with the self-normalising constants."""
-    out = elementwise.mul(dispatch.apply("elu", input, alpha=_SELU_ALPHA), _SELU_SCALE)
-    return _done(input, out, inplace, "selu_")
+    return _run(
+        lambda x: elementwise.mul(dispatch.apply("elu", x, alpha=_SELU_ALPHA), _SELU_SCALE), input, inplace, "selu"
+    )
+
+
+def selu_(input: Tensor) -> Tensor:
+    """``selu`` in place."""
+    return selu(input, inplace=True)
+
+
+def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+    """max(x, 0) + min(0, alpha (exp(x / alpha) - 1)); RuntimeError for alpha 0."""
+    if alpha == 0:
+        raise RuntimeError("ZeroDivisionError: alpha cannot be 0 for CELU")
+
+    def compute(x: Tensor) -> Tensor:
+        below = elementwise.expm1(elementwise.mul(elementwise.clamp(x, max=0.0), 1.0 / alpha))
+        return elementwise.add(elementwise.relu(x), elementwise.mul(below, alpha))
+
+    return _run(compute, input, inplace, "celu")
+
+
+def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    """``celu`` in place."""
+    return celu(input, alpha, inplace=True)
+
+
+def rrelu(
+    input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False
+) -> Tensor:
+    """x, times a slope below 0: drawn from [lower, upper] per element in training, else their mean."""
+    if lower > upper:
+        raise RuntimeError(f"Lower bound should be less than or equal to the upper bound, but got lower={lower} and "
+                           f"upper={upper}")  # fmt: skip
+    if not training:
+        slope = (lower + upper) / 2
+        return _run(lambda x: dispatch.apply("leaky_relu", x, negative_slope=slope), input, inplace, "rrelu")
+
+    def compute(x: Tensor) -> Tensor:
+        drawn = elementwise.add(elementwise.mul(random.uniform(x._extents), upper - lower), lower)
+        return elementwise.where(elementwise.le(x, 0), elementwise.mul(x, dispatch.cast(drawn, x.dtype)), x)
+
+    return _run(compute, input, inplace, "rrelu")
+
+
+def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False) -> Tensor:
+    """``rrelu`` in place."""
+    return rrelu(input, lower, upper, training, inplace=True)
+
+
+def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
+    """x where it is above ``threshold``, else ``value``."""
+
+    def compute(x: Tensor) -> Tensor:
+        return elementwise.where(elementwise.le(x, threshold), promotion.operand(value, x.dtype), x)
+
+    return _run(compute, input, inplace, "threshold")
+
+
+def threshold_(input: Tensor, threshold_: float, value: float) -> Tensor:
+    """``threshold`` in place."""
+    return threshold(input, threshold_, value, inplace=True)
+
+
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x outside of [-lambd, lambd], else 0."""
+    inside = elementwise.logical_and(elementwise.ge(input, -lambd), elementwise.le(input, lambd))
+    return elementwise.where(inside, promotion.operand(0, input.dtype), input)
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
+    """x - lambd above lambd, x + lambd below -lambd, else 0; RuntimeError for a negative lambd."""
+    if lambd < 0:
+        raise RuntimeError(f"lambda must be greater or equal to 0, but found to be {lambd:g}.")
+    return elementwise.sub(input, elementwise.clamp(input, -lambd, lambd))
+
+
+def softsign(input: Tensor) -> Tensor:
+    """x / (1 + |x|)."""
+    return elementwise.div(input, elementwise.add(elementwise.abs(input), 1))
+
+
+def tanhshrink(input: Tensor) -> Tensor:
+    """x - tanh(x)."""
+    return elementwise.sub(input, elementwise.tanh(input))
+
+
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """a * sigmoid(b) for the halves a and b along ``dim``; RuntimeError for an odd extent."""
+    if input.dim() == 0:
+        raise RuntimeError("glu does not support 0-dimensional tensors")
+    axis = shaping.axis_of(dim, input.dim())
+    size = input._extents[axis]
+    if size % 2 != 0:
+        raise RuntimeError(f"Halving dimension must be even, but dimension {axis} is size {size}")
+    half = size // 2
+    gate = elementwise.sigmoid(shaping.slice_axis(input, axis, half, size))
+    return elementwise.mul(shaping.slice_axis(input, axis, 0, half), gate)
 
 
 def gelu(input: Tensor, approximate: str = "none") -> Tensor:
@@ -70,12 +184,12 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
     """x sigmoid(x)."""
-    return _done(input, dispatch.apply("silu", input), inplace, "silu_")
+    return _run(lambda x: dispatch.apply("silu", x), input, inplace, "silu")
 
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """x tanh(softplus(x))."""
-    return _done(input, elementwise.mul(input, elementwise.tanh(softplus(input))), inplace, "mish_")
+    return _run(lambda x: elementwise.mul(x, elementwise.tanh(softplus(x))), input, inplace, "mish")
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -91,12 +205,12 @@ def logsigmoid(input: Tensor) -> Tensor:
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
     """clamp(x + 3, 0, 6) / 6."""
-    return _done(input, dispatch.apply("hardsigmoid", input), inplace, "hardsigmoid_")
+    return _run(lambda x: dispatch.apply("hardsigmoid", x), input, inplace, "hardsigmoid")
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
     """x hardsigmoid(x)."""
-    return _done(input, dispatch.apply("hardswish", input), inplace, "hardswish_")
+    return _run(lambda x: dispatch.apply("hardswish", x), input, inplace, "hardswish")
 
 
 def sigmoid(input: Tensor) -> Tensor:
@@ -153,7 +267,33 @@ def log_softmax(input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: DTy
     return _normalised("log_softmax", input, dim, _stacklevel, dtype)
 
 
+def softmin(input: Tensor, dim: Any = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
+    """``softmax(-x)``."""
+    axis = _softmax_axis("softmin", input, dim, _stacklevel)
+    return _normalised("softmax", elementwise.neg(input), axis, _stacklevel, dtype)
+
+
+def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: float = 1e-10, dim: int = -1) -> Tensor:
+    """Samples of the Gumbel-Softmax distribution with temperature ``tau``; ``hard`` gives one-hot samples whose
+    gradient is that of the soft ones."""
+    uniform = elementwise.sub(1, random.uniform(logits._extents))  # on (0, 1]
+    exponential = elementwise.neg(elementwise.log(uniform))
+    # A draw of exactly 0 would be an infinite logit.
+    gumbel = elementwise.neg(elementwise.log(elementwise.clamp(exponential, min=1e-30)))
+    noisy = elementwise.div(elementwise.add(logits, dispatch.cast(gumbel, logits.dtype)), tau)
+    soft = softmax(noisy, dim)
+    if not hard:
+        return soft
+    axis = shaping.axis_of(dim, logits.dim())
+    index = dispatch.apply("argmax", soft, axis=axis, keepdims=True)
+    places = dispatch.apply("iota", shape=soft._extents, axis=axis, dtype=dtypes.int64)
+    one_hot = dispatch.cast(elementwise.eq(index, places), soft.dtype)
+    return elementwise.add(elementwise.sub(one_hot, soft.detach()), soft)
+
+
 __all__ = [
-    "elu", "elu_", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "log_softmax", "logsigmoid",
-    "mish", "prelu", "relu", "relu6", "relu_", "selu", "sigmoid", "silu", "softmax", "softplus", "tanh",
+    "celu", "celu_", "elu", "elu_", "gelu", "glu", "gumbel_softmax", "hardshrink", "hardsigmoid", "hardswish",
+    "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "log_softmax", "logsigmoid", "mish", "prelu", "relu",
+    "relu6", "relu_", "rrelu", "rrelu_", "selu", "selu_", "sigmoid", "silu", "softmax", "softmin", "softplus",
+    "softshrink", "softsign", "tanh", "tanhshrink", "threshold", "threshold_",
 ]  # fmt: skip
