@@ -123,6 +123,9 @@ def assert_same_gradients(ours: Any, theirs: Any, leaves: Sequence[Any], wants: 
         if want.is_leaf:
             want.grad = None
     seeds = seeds_for([b for _, b in pairs])
+    for want in wants:
+        if want.is_leaf:
+            want.grad = None  # samples may share tensors
     ig.autograd.backward([a for a, _ in pairs],
                          [ig.from_numpy(s).to(a.dtype) for s, (a, _) in zip(seeds, pairs, strict=True)])  # fmt: skip
     torch.autograd.backward([b for _, b in pairs],

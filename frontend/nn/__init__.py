@@ -8,6 +8,7 @@ from . import (
     conv_transpose,
     convolution,
     distance,
+    dropout,
     functional,
     init,
     layers,
@@ -26,6 +27,7 @@ from .containers import *  # noqa: F403
 from .conv_transpose import *  # noqa: F403
 from .convolution import *  # noqa: F403
 from .distance import *  # noqa: F403
+from .dropout import *  # noqa: F403
 from .layers import *  # noqa: F403
 from .loss import *  # noqa: F403
 from .loss_elementwise import *  # noqa: F403
@@ -39,8 +41,8 @@ from .upsampling import *  # noqa: F403
 
 # Every file says itself what of it is public.
 _FILES = (
-    activation, containers, conv_transpose, convolution, distance, layers, loss, loss_elementwise, loss_margin,
-    module, normalization, padding, parameter, pooling, upsampling,
+    activation, containers, conv_transpose, convolution, distance, dropout, layers, loss, loss_elementwise,
+    loss_margin, module, normalization, padding, parameter, pooling, upsampling,
 )  # fmt: skip
 __all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
 

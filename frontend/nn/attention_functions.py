@@ -10,7 +10,7 @@ import numpy as np
 from ...ir.dtypes import bool_, float32, int64
 from .. import dispatch, elementwise, linalg, reduce, shaping, tracing
 from .activation_functions import softmax
-from .norm_functions import dropout
+from .dropout_functions import dropout
 
 if TYPE_CHECKING:
     from ...ir.dims import Extent

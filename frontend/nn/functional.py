@@ -12,6 +12,7 @@ from . import (
     conv_transpose_functions,
     ctc,
     distance_functions,
+    dropout_functions,
     loss_functions,
     margin_losses,
     norm_functions,
@@ -26,6 +27,7 @@ from .conv_functions import *  # noqa: F403
 from .conv_transpose_functions import *  # noqa: F403
 from .ctc import *  # noqa: F403
 from .distance_functions import *  # noqa: F403
+from .dropout_functions import *  # noqa: F403
 from .loss_functions import *  # noqa: F403
 from .margin_losses import *  # noqa: F403
 from .norm_functions import *  # noqa: F403
@@ -35,7 +37,7 @@ from .resize_functions import *  # noqa: F403
 
 _FILES = (
     activation_functions, adaptive_pooling_functions, attention_functions, conv_functions, conv_transpose_functions,
-    ctc, distance_functions, loss_functions, margin_losses, norm_functions, pooling_functions, regression_losses,
-    resize_functions,
+    ctc, distance_functions, dropout_functions, loss_functions, margin_losses, norm_functions, pooling_functions,
+    regression_losses, resize_functions,
 )  # fmt: skip
 __all__ = sorted({"linear", "pad", *(name for file in _FILES for name in file.__all__)})
