@@ -22,6 +22,7 @@ from .compiled import (
     unwrap,
 )
 from .frontend import dispatch
+from .frontend.optim.first_order import FirstOrder
 from .frontend.structure import flatten
 from .frontend.tensor import Tensor
 from .frontend.tracing import Trace, current, is_tracing, module_of, trace
@@ -29,7 +30,6 @@ from .ir.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from .driver import Options
-    from .frontend.optim import Optimizer
     from .ir.graph import Value
 
 # (parameter, its optimiser state, its group's numbers)
@@ -44,8 +44,11 @@ class TrainingStep:
     """
 
     def __init__(
-        self, model: Any, loss_fn: Callable[..., Any], optimizer: Optimizer, options: Options, build: Build
+        self, model: Any, loss_fn: Callable[..., Any], optimizer: FirstOrder, options: Options, build: Build
     ) -> None:
+        if not isinstance(optimizer, FirstOrder):
+            raise UnsupportedError(f"compile_step needs a first-order optimizer with a rule that can be traced, and "
+                                   f"{type(optimizer).__name__} is none; call its step() eagerly")  # fmt: skip
         self.model, self.loss_fn, self.optimizer = unwrap(model), loss_fn, optimizer
         self._compiling = _Compiling(self.model, options, build)
         self._scalars: dict[tuple[int, str, np.dtype], Tensor] = {}
@@ -102,7 +105,7 @@ class TrainingStep:
         for i, param, key in variant.slots or ():
             entries = optimizer.state[param]
             if key not in entries:
-                entries.update(optimizer.init_state(param))
+                entries.update(optimizer.init_state(param, optimizer.group_of(param)))
             variant.states[i] = entries[key]
 
     # -- tracing ------------------------------------------------------------------------------------
@@ -152,7 +155,7 @@ class TrainingStep:
                 hyper[name] = held
                 states[f"group{g}.{name}"], roles[f"group{g}.{name}"] = held, "scalar"
             for p in trained:
-                optimizer.state[p].update(optimizer.init_state(p))
+                optimizer.state[p].update(optimizer.init_state(p, group))
                 held_state = {k: v for k, v in optimizer.state[p].items() if isinstance(v, Tensor)}
                 for k, v in held_state.items():
                     states[f"{names[id(p)]}.{k}"], roles[f"{names[id(p)]}.{k}"] = v, "state"

@@ -5,7 +5,8 @@ import itertools
 import ingot.frontend as ig
 import numpy as np
 import pytest
-from ingot.frontend import InputSpec, nn, optim, trace
+from ingot.frontend import InputSpec, nn, optim
+from ingot.frontend.tracing import trace
 from ingot.ir.dtypes import float64
 from ingot.ir.interpreter import interpret
 
@@ -60,7 +61,7 @@ def test_the_same_rule_traced_as_a_compiled_step_would(options):
     assert set(numbers) == {"lr", *(k for k in used if options[k])}
     scalars = {k: ig.tensor(v, dtype=float64) for k, v in numbers.items()}
     states = {f"p{i}": p for i, p in enumerate(compiled)}
-    kept = [b.init_state(p) for p in compiled]
+    kept = [b.init_state(p, group) for p in compiled]
     for i, entries in enumerate(kept):
         states.update({f"p{i}.{k}": v for k, v in entries.items()})
 
@@ -115,7 +116,7 @@ def test_groups_closure_zero_grad_and_checkpoint():
         ig.equal(buffer, opt.state[a.weight]["momentum_buffer"])
         and buffer is not opt.state[a.weight]["momentum_buffer"]
     )
-    assert other.init_state(a.weight)["momentum_buffer"] is buffer
+    assert other.init_state(a.weight, other.param_groups[0])["momentum_buffer"] is buffer
 
 
 @pytest.mark.parity
@@ -142,3 +143,92 @@ def test_errors_equal_pytorchs():
         with pytest.raises(type(ref.value)) as mine:
             case(optim, ig)
         assert str(mine.value) == str(ref.value)
+
+
+def test_required_options_names_and_non_leaves():
+    class Scaled(optim.Optimizer):
+        def __init__(self, params, lr=optim.required):
+            super().__init__(params, {"lr": lr})
+
+        def step(self, closure=None):
+            return "stepped"
+
+    assert repr(optim.required) == "<required parameter>"
+    with pytest.raises(ValueError, match="didn't specify a value of required optimization parameter lr"):
+        Scaled([ig.zeros(1)])
+    assert Scaled([{"params": ig.zeros(1), "lr": 3}]).param_groups[0]["lr"] == 3
+    model = nn.Linear(2, 2)
+    named = optim.SGD(model.named_parameters(), lr=0.1)
+    assert named.state_dict()["param_groups"][0]["param_names"] == ["weight", "bias"]
+    with pytest.raises(ValueError, match="cannot add param group without names"):
+        named.add_param_group({"params": ig.zeros(1)})
+    with pytest.raises(ValueError, match="Some param names are missing"):
+        optim.SGD([("a", ig.zeros(1)), ig.zeros(1)])
+    with pytest.raises(ValueError, match="can't optimize a non-leaf Tensor"):
+        optim.SGD([model.weight * 2])
+
+
+def test_hooks_of_steps_and_checkpoints():
+    from ingot.frontend.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+    p = nn.Parameter(ig.ones(2))
+    opt = optim.Adam([p])
+    calls = []
+    handles = [
+        register_optimizer_step_pre_hook(lambda o, args, kwargs: calls.append("global before")),
+        register_optimizer_step_post_hook(lambda o, args, kwargs: calls.append("global after")),
+        opt.register_step_pre_hook(lambda o, args, kwargs: calls.append("before")),
+        opt.register_step_post_hook(lambda o, args, kwargs: calls.append("after")),
+    ]
+    opt.step()
+    assert calls == ["global before", "before", "after", "global after"]
+    for handle in handles:
+        handle.remove()
+    opt.step()
+    assert len(calls) == 4
+    with opt.register_step_pre_hook(lambda o, args, kwargs: ((o, lambda: 7), {})):
+        assert opt.step() == 7
+    with opt.register_step_pre_hook(lambda o, args, kwargs: 3), pytest.raises(RuntimeError, match="must return None"):
+        opt.step()
+    opt.register_state_dict_pre_hook(lambda o: calls.append("saving"))
+    opt.register_state_dict_post_hook(lambda o, state: {**state, "more": 1})
+    assert opt.state_dict()["more"] == 1 and calls[-1] == "saving"
+    opt.register_load_state_dict_pre_hook(lambda o, state: calls.append(sorted(state)), prepend=True)
+    opt.register_load_state_dict_post_hook(lambda o: calls.append("loaded"))
+    opt.load_state_dict(opt.state_dict())
+    assert calls[-2:] == [["more", "param_groups", "state"], "loaded"]
+
+
+def test_old_pickles_get_the_options_they_lack():
+    opt = optim.SGD([nn.Parameter(ig.ones(2))], lr=0.1)
+    state = opt.__getstate__()
+    del state["param_groups"][0]["nesterov"]
+    again = optim.SGD.__new__(optim.SGD)
+    again.__setstate__(state)
+    assert again.param_groups[0]["nesterov"] is False
+    adam = optim.Adam([nn.Parameter(ig.ones(2))])
+    adam.load_state_dict({
+        "state": {0: {"step": 5, "exp_avg": ig.ones(2), "exp_avg_sq": ig.ones(2)}},
+        "param_groups": [{"params": [0], "lr": 0.5, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0}],
+    })  # fmt: skip
+    (entries,) = adam.state.values()
+    assert entries["step"].dtype is ig.float32 and entries["step"].item() == 5
+    assert adam.param_groups[0]["amsgrad"] is False
+
+
+def test_a_manual_schedule_writes_the_groups():
+    opt = optim.SGD([nn.Parameter(ig.ones(1))], lr=0.1)
+
+    def adjust(epoch):
+        for group in opt.param_groups:
+            group["lr"] = 0.1 if epoch < 80 else 0.01 if epoch < 120 else 0.001
+
+    rates = []
+    for epoch in (0, 79, 80, 119, 120):
+        adjust(epoch)
+        rates.append(opt.param_groups[0]["lr"])
+    assert rates == [0.1, 0.1, 0.01, 0.01, 0.001]
+    (p,) = opt.param_groups[0]["params"]
+    p.grad = ig.tensor([10.0])
+    opt.step()
+    assert p.item() == pytest.approx(0.99)

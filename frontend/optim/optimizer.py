@@ -1,33 +1,66 @@
-"""``Optimizer``: parameter groups, per-parameter state, and how they are saved and compiled."""
+"""``Optimizer``: parameter groups, per-parameter state, hooks, and how they are saved."""
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from itertools import chain
 from typing import Any
 
-from ..grad_mode import enable_grad, no_grad
+from ..hooks import RemovableHandle, add_hook
 from ..tensor import Tensor, typename
 
-Hyper = Mapping[str, Any]
+
+class _RequiredParameter:
+    """The default of an option that every group must set."""
+
+    def __repr__(self) -> str:
+        return "<required parameter>"
+
+
+required = _RequiredParameter()
+
+_global_pre_hooks: OrderedDict[int, Any] = OrderedDict()
+_global_post_hooks: OrderedDict[int, Any] = OrderedDict()
+
+
+def register_optimizer_step_pre_hook(hook: Callable[..., Any]) -> RemovableHandle:
+    """``hook(optimizer, args, kwargs)`` runs before every step of every optimizer; it may return new (args, kwargs)."""
+    return add_hook(_global_pre_hooks, hook)
+
+
+def register_optimizer_step_post_hook(hook: Callable[..., None]) -> RemovableHandle:
+    """``hook(optimizer, args, kwargs)`` runs after every step of every optimizer."""
+    return add_hook(_global_post_hooks, hook)
 
 
 class Optimizer:
-    """Base class. A subclass defines ``_update`` (the rule, written once for eager and compiled steps), ``graph_hyper``
-    and ``init_state``.
+    """Base class; a subclass defines ``step``.
 
     Args:
         params: Parameters, (name, Parameter) pairs, or dicts with ``params`` and options of their own.
-        defaults: options of groups that do not set them.
+        defaults: options of groups that do not set them; those that are ``required`` have no default.
     """
 
+    # Tables of hooks of one instance, made by ``_prepare``.
+    _TABLES = ("_step_pre_hooks", "_step_post_hooks", "_state_dict_pre_hooks", "_state_dict_post_hooks",
+               "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")  # fmt: skip
+    _step_pre_hooks: OrderedDict[int, Any]
+    _step_post_hooks: OrderedDict[int, Any]
+    _state_dict_pre_hooks: OrderedDict[int, Any]
+    _state_dict_post_hooks: OrderedDict[int, Any]
+    _load_state_dict_pre_hooks: OrderedDict[int, Any]
+    _load_state_dict_post_hooks: OrderedDict[int, Any]
+
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        self.defaults = defaults
+        self._prepare()
         if isinstance(params, Tensor):
             raise TypeError("params argument given to the optimizer should be an iterable of Tensors or dicts, but got "
                             + typename(params))  # fmt: skip
-        self.defaults = defaults
         self.state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
         groups = list(params)
@@ -38,57 +71,17 @@ class Optimizer:
         for group in groups:
             self.add_param_group(group)
 
-    # -- to be defined ------------------------------------------------------------------------------
-    @staticmethod
-    def _update(
-        param: Tensor, grad: Tensor, state: Mapping[str, Tensor], hyper: Hyper
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(new value of the parameter, new state). Pure: it may be traced.
-
-        ``hyper`` holds the group's options; those of ``graph_hyper`` may be 0-d Tensors.
-        """
-        raise NotImplementedError
-
-    def graph_hyper(self, group: Hyper) -> dict[str, float]:
-        """The options that a compiled step takes as run-time numbers."""
-        raise NotImplementedError
-
-    def fixed_hyper(self, group: Hyper) -> dict[str, Any]:
-        """The options that are fixed in the graph of a compiled step, which is compiled again when one changes: here
-        every option with a default that is not in ``graph_hyper``. Other keys of a group are bookkeeping (of
-        schedulers, say), and ``_update`` must not read them."""
-        numbers = self.graph_hyper(group)
-        return {name: group[name] for name in self.defaults if name not in numbers}
-
-    def init_state(self, param: Tensor) -> dict[str, Tensor]:
-        """The state of ``param`` for a compiled step: the existing tensors, created where there are none."""
-        raise NotImplementedError
+    def _prepare(self) -> None:
+        for table in self._TABLES:
+            self.__dict__.setdefault(table, OrderedDict())
+        cls = type(self)
+        if not getattr(cls.step, "hooked", False):
+            cls.step = with_hooks(cls.step)  # type: ignore[method-assign]
 
     # -- use ----------------------------------------------------------------------------------------
-    @no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates every parameter that has a gradient, in place; returns the closure's loss."""
-        if type(self)._update is Optimizer._update:
-            raise NotImplementedError
-        loss = None
-        if closure is not None:
-            with enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for param in group["params"]:
-                if param.grad is not None:
-                    new, state = self._update(param, param.grad, self.state.get(param, {}), group)
-                    param._assign(new)
-                    self._keep(param, state)
-        return loss
-
-    def _keep(self, param: Tensor, state: Mapping[str, Tensor]) -> None:
-        for key, value in state.items():
-            known = self.state[param].get(key)
-            if known is None:
-                self.state[param][key] = value
-            else:
-                known._assign(value)
+        """One update of the parameters; returns the closure's loss."""
+        raise NotImplementedError
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients of all parameters: None, or zeros in place."""
@@ -111,45 +104,98 @@ class Optimizer:
         elif isinstance(params, set):
             raise TypeError("optimizer parameters need to be organized in ordered collections, but the ordering of "
                             "tensors in sets will change between runs. Please use a list instead.")  # fmt: skip
-        params = list(params)
-        if params and isinstance(params[0], tuple):
-            param_group["param_names"] = [name for name, _ in params]
-            params = [p for _, p in params]
+        given = list(params)
+        names = [p[0] for p in given if isinstance(p, tuple)]
+        params = [p[1] if isinstance(p, tuple) else p for p in given]
+        param_group["params"] = params
+        if names:
+            if len(names) != len(params):
+                raise ValueError("all optimizer params should be with/without names. Some param names are missing")
+            param_group["param_names"] = names
         for param in params:
             if not isinstance(param, Tensor):
                 raise TypeError(f"optimizer can only optimize Tensors, but one of the params is {typename(param)}")
-        param_group["params"] = params
+            if not (self.defaults.get("differentiable") or param.is_leaf or param.retains_grad):
+                raise ValueError("can't optimize a non-leaf Tensor")
         for name, default in self.defaults.items():
+            if default is required and name not in param_group:
+                raise ValueError("parameter group didn't specify a value of required optimization parameter " + name)
             param_group.setdefault(name, default)
         if len({id(p) for p in params}) != len(params):
             warnings.warn("optimizer contains a parameter group with duplicate parameters; in future, this will cause "
-                          "an error", stacklevel=3)  # fmt: skip
+                          "an error; see github.com/pytorch/pytorch/issues/40967 for more information",
+                          stacklevel=3)  # fmt: skip
+        for group in self.param_groups:
+            if ("param_names" in param_group) != ("param_names" in group):
+                words = ["without names", "with names"]
+                mine = "param_names" in param_group
+                raise ValueError("all optimizer param groups should be with/without names. cannot add param group "
+                                 f"{words[mine]} to the optimizer")  # fmt: skip
         present = {id(p) for group in self.param_groups for p in group["params"]}
         if any(id(p) in present for p in params):
             raise ValueError("some parameters appear in more than one parameter group")
         self.param_groups.append(param_group)
 
+    # -- hooks --------------------------------------------------------------------------------------
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """``hook(optimizer, args, kwargs)`` runs before every step; it may return new (args, kwargs)."""
+        return add_hook(self._step_pre_hooks, hook)
+
+    def register_step_post_hook(self, hook: Callable[..., None]) -> RemovableHandle:
+        """``hook(optimizer, args, kwargs)`` runs after every step."""
+        return add_hook(self._step_post_hooks, hook)
+
+    def register_state_dict_pre_hook(self, hook: Callable[..., None], prepend: bool = False) -> RemovableHandle:
+        """``hook(optimizer)`` runs before ``state_dict``."""
+        return _add(self._state_dict_pre_hooks, hook, prepend)
+
+    def register_state_dict_post_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """``hook(optimizer, state_dict)`` may change the result or return another one."""
+        return _add(self._state_dict_post_hooks, hook, prepend)
+
+    def register_load_state_dict_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """``hook(optimizer, state_dict)`` may return the dict to load instead (a shallow copy is given)."""
+        return _add(self._load_state_dict_pre_hooks, hook, prepend)
+
+    def register_load_state_dict_post_hook(self, hook: Callable[..., None], prepend: bool = False) -> RemovableHandle:
+        """``hook(optimizer)`` runs after ``load_state_dict``."""
+        return _add(self._load_state_dict_post_hooks, hook, prepend)
+
     # -- saving -------------------------------------------------------------------------------------
     # Keys that begin with an underscore are bookkeeping of Ingot and stay out of checkpoints.
     def state_dict(self) -> dict[str, Any]:
         """``{"state": ..., "param_groups": ...}`` with parameters named by position."""
-        index = {id(p): i for i, p in enumerate(p for g in self.param_groups for p in g["params"])}
-        groups = [
-            {**{k: v for k, v in g.items() if k != "params"}, "params": [index[id(p)] for p in g["params"]]}
-            for g in self.param_groups
-        ]
+        for hook in self._state_dict_pre_hooks.values():
+            hook(self)
+        index: dict[int, int] = {}
+        groups, start = [], 0
+        for group in self.param_groups:
+            for i, p in enumerate(group["params"], start):
+                index.setdefault(id(p), i)
+            start += len(group["params"])
+            options = {k: v for k, v in group.items() if k != "params"}
+            groups.append({**options, "params": [index[id(p)] for p in group["params"]]})
         state = {
             index.get(id(p), p): {k: v for k, v in entries.items() if not k.startswith("_")}
             for p, entries in self.state.items()
         }
-        return {"state": state, "param_groups": groups}
+        out: dict[str, Any] = {"state": state, "param_groups": groups}
+        for hook in self._state_dict_post_hooks.values():
+            changed = hook(self, out)
+            out = out if changed is None else changed
+        return out
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Takes groups and state by position; state is copied and cast to its parameter's dtype.
+        """Takes groups and state by position; state is copied and cast to its parameter's dtype (``step`` keeps its
+        own).
 
         ValueError if the number of groups or their sizes differ.
         """
-        saved = deepcopy(list(state_dict["param_groups"]))
+        given = dict(state_dict)
+        for hook in self._load_state_dict_pre_hooks.values():
+            changed = hook(self, given)
+            given = given if changed is None else changed
+        saved = deepcopy(list(given["param_groups"]))
         if len(saved) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
         if any(len(g["params"]) != len(s["params"]) for g, s in zip(self.param_groups, saved, strict=True)):
@@ -161,20 +207,27 @@ class Optimizer:
             for i, p in zip(s["params"], g["params"], strict=True)
         }
         state: defaultdict[Any, dict[str, Any]] = defaultdict(dict)
-        for key, entries in state_dict["state"].items():
-            param = by_index.get(key, key)
-            state[param] = {k: _copied(v, param) for k, v in entries.items()}
-        self.state = state
+        for key, entries in given["state"].items():
+            if key in by_index:
+                state[by_index[key]] = {k: _copied(v, by_index[key], k) for k, v in entries.items()}
+            else:
+                state[key] = entries
         for group, new in zip(self.param_groups, saved, strict=True):
-            params = group["params"]
-            group.clear()
-            group.update(new)
-            group["params"] = params
-        self.__setstate__({})
+            new["params"] = group["params"]
+            if "param_names" in group:
+                new.setdefault("param_names", group["param_names"])
+        self.__setstate__({"state": state, "param_groups": saved})
+        for hook in self._load_state_dict_post_hooks.values():
+            hook(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"defaults": self.defaults, "state": self.state, "param_groups": self.param_groups}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Fills in options that old checkpoints lack."""
+        """Restores a pickle or checkpoint; options that old ones lack come from the defaults."""
         self.__dict__.update(state)
+        self._prepare()
+        self.defaults.setdefault("differentiable", False)
         for group in self.param_groups:
             for name, default in self.defaults.items():
                 group.setdefault(name, default)
@@ -187,8 +240,42 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _copied(value: Any, param: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return deepcopy(value)
-    floating = isinstance(param, Tensor) and param.is_floating_point() and value.is_floating_point()
-    return value.detach().to(param.dtype if floating else value.dtype, copy=True)
+def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A ``step`` method that runs the hooks of its optimizer and the global ones."""
+
+    @functools.wraps(step)
+    def hooked_step(*args: Any, **kwargs: Any) -> Any:
+        self = args[0]
+        for hook in chain(_global_pre_hooks.values(), self._step_pre_hooks.values()):
+            result = hook(self, args, kwargs)
+            if result is not None:
+                if not (isinstance(result, tuple) and len(result) == 2):
+                    raise RuntimeError(f"{step} must return None or a tuple of (new_args, new_kwargs), but got "
+                                       f"{result}.")  # fmt: skip
+                args, kwargs = result
+        out = step(*args, **kwargs)
+        for hook in chain(self._step_post_hooks.values(), _global_post_hooks.values()):
+            hook(self, args, kwargs)
+        return out
+
+    hooked_step.hooked = True  # type: ignore[attr-defined]
+    return hooked_step
+
+
+def _add(table: OrderedDict[int, Any], hook: Any, prepend: bool) -> RemovableHandle:
+    handle = add_hook(table, hook)
+    if prepend:
+        table.move_to_end(handle.id, last=False)
+    return handle
+
+
+def _copied(value: Any, param: Tensor, key: Any = None) -> Any:
+    """A deep copy of an entry of a checkpoint; floating tensors other than ``step`` get the parameter's dtype."""
+    if isinstance(value, Tensor):
+        cast = key != "step" and param.is_floating_point() and value.is_floating_point()
+        return value.detach().to(param.dtype if cast else value.dtype, copy=True)
+    if isinstance(value, dict):
+        return {k: _copied(v, param, k) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(v, param) for v in value)
+    return deepcopy(value)
