@@ -37,6 +37,7 @@ _MODULES: dict[str, str] = {
     "autograd": "frontend.autograd",
     "nn": "frontend.nn",
     "optim": "frontend.optim",
+    "utils": "frontend.utils",
     "onnx": "export",
 }
 
