@@ -46,10 +46,13 @@ DECOMPOSED = {
     "batch_norm_train": "its batch statistics are results; exported as the arithmetic it stands for",
     "strided_view": "exported as a Gather from the flat operand",
 }
+_NO_SCAN = "ONNX has CumSum and no other running reduction"
 NOT_EXPORTED = {
     "fused": "made by passes that run after export's graph is taken",
     "layout_cast": "made by passes that run after export's graph is taken",
     "random_uniform": "ONNX has no counter-based generator, so the same numbers could not be drawn",
+    **dict.fromkeys(("cumprod", "logcumsumexp", "cummax", "cummin"), _NO_SCAN),
+    "linear_recurrence": "a gradient; occurs in training graphs only",
     "conv_weight_grad": "a gradient; occurs in training graphs only",
     **dict.fromkeys(
         ("lgamma", "digamma", "polygamma", "igamma", "igammac", "i0", "i1", "erfinv", "gcd", "nextafter", "exponent"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir.dims import Extent, bounds, maximum
+from ..ir.dtypes import DType, int32, int64
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Node
 from .onnx_emit import Emitter, rule
@@ -136,3 +137,27 @@ def _index_select(e: Emitter, node: Node, xs: list[str]) -> str:
 @rule("det")
 def _det(e: Emitter, node: Node, xs: list[str]) -> str:
     return e.op("Det", xs)
+
+
+@rule("sort")
+def _sort(e: Emitter, node: Node, xs: list[str]) -> list[str]:
+    """TopK of all elements: equal ones come in the order of their indices."""
+    (value,), axis = node.inputs, node.attrs["axis"]
+    x, narrow = _widened(e, xs[0], value.dtype)
+    values, indices = e.ops(
+        "TopK", [x, e.extents([value.shape[axis]])], 2, axis=axis, largest=int(node.attrs["descending"])
+    )
+    return [e.cast(values, value.dtype) if narrow else values, indices]
+
+
+@rule("cumsum")
+def _cumsum(e: Emitter, node: Node, xs: list[str]) -> str:
+    x, narrow = _widened(e, xs[0], node.output.dtype)
+    out = e.op("CumSum", [x, e.scalar(node.attrs["axis"], int64)])
+    return e.cast(out, node.output.dtype) if narrow else out
+
+
+def _widened(e: Emitter, x: str, dtype: DType) -> tuple[str, bool]:
+    """Small integers and bools as int32, which more operators of ONNX take."""
+    narrow = dtype.kind == "b" or (dtype.is_integer and dtype.bits < 32)
+    return (e.cast(x, int32), True) if narrow else (x, False)

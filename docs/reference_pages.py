@@ -43,6 +43,8 @@ FAMILIES = (
     ("Scatter", "scattering", "Of elements that arrive at one place."),
     ("Strided", "strided", "Views that the index operators cannot express; the same memory in eager mode."),
     ("Reduction", "reduction", "`axes` are reduced; `keepdims` leaves extents of 1 behind."),
+    ("Scan", "scans", "Along one axis; every other axis is a line of its own."),
+    ("Order", "ordering", "Top-k, medians and quantiles are built from it."),
     ("Contraction", "contraction", "Sums of products; an elementwise chain behind one runs in its kernel."),
     ("Matrix", "matrices", "Of matrices over leading axes, by LAPACK in eager mode."),
     ("Pooling", "pooling", "Windows over the axes behind batch and channels."),

@@ -10,22 +10,27 @@ from typing import Any
 from . import (
     creation,
     dispatch,
+    distance,
     elementary,
     elementwise,
     joining,
     linalg,
+    ordering,
     out,
     picking,
     placing,
     random,
     reduce,
+    scans,
     shaping,
+    statistics,
     triangles,
     viewing,
 )
 
 FAMILIES: tuple[ModuleType, ...] = (
-    creation, elementary, elementwise, joining, linalg, picking, placing, random, reduce, shaping, triangles, viewing,
+    creation, distance, elementary, elementwise, joining, linalg, ordering, picking, placing, random, reduce, scans,
+    shaping, statistics, triangles, viewing,
 )  # fmt: skip
 
 

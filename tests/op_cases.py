@@ -647,4 +647,5 @@ _index_op("layout_cast", [
 
 # Families with a file of their own register themselves here.
 import op_cases_elementary  # noqa: E402, F401
+import op_cases_scans  # noqa: E402, F401
 import op_cases_shape  # noqa: E402, F401

@@ -87,9 +87,24 @@ def _apply(torch: Any, case: Case, xs: list[Any], attrs: dict[str, Any]) -> Any:
         return torch.special.i1(*xs)
     if op == "exponent":
         return torch.frexp(*xs)[1]
+    if op in ("cumsum", "cumprod"):
+        return getattr(torch, op)(xs[0], attrs["axis"], dtype=xs[0].dtype)
+    if op in ("cummax", "cummin", "logcumsumexp"):
+        return getattr(torch, op)(xs[0], attrs["axis"])
+    if op == "sort":
+        return torch.sort(xs[0], dim=attrs["axis"], descending=attrs["descending"], stable=True)
+    if op == "linear_recurrence":
+        return _recurrence(torch, *xs, attrs["axis"])
     if op in _FUNCTIONAL:
         return getattr(torch.nn.functional, op)(*xs, **attrs)
     return getattr(torch, _RENAMED.get(op, op))(*xs, **attrs)
+
+
+def _recurrence(torch: Any, a: Any, b: Any, axis: int) -> Any:
+    rows = [torch.zeros_like(b.select(axis, 0))] if b.shape[axis] else []
+    for i in range(b.shape[axis]):
+        rows.append(a.select(axis, i) * rows[-1] + b.select(axis, i))
+    return torch.stack(rows[1:], axis) if rows else b
 
 
 def _reduce(torch: Any, op: str, x: Any, axes: tuple[int, ...], keepdims: bool) -> Any:

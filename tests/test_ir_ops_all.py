@@ -41,7 +41,7 @@ SMOOTH = sorted(
      "matmul", "conv", "conv_transpose", "conv_weight_grad", "avg_pool", "max_pool", "softmax", "log_softmax",
      "layer_norm", "batch_norm", "batch_norm_train", "resample", "resize", "tan", "asin", "acos", "atan", "sinh",
      "cosh", "asinh", "acosh", "atanh", "log2", "log10", "erfc", "erfinv", "lgamma", "digamma", "polygamma", "i0", "i1",
-     "atan2", "hypot", "fmod"}
+     "atan2", "hypot", "fmod", "cumsum", "cumprod", "logcumsumexp", "cummax", "linear_recurrence", "sort"}
 )  # fmt: skip
 
 

@@ -207,6 +207,12 @@ for _op in ("argmax", "argmin"):
     add(_op, (F32, SHAPE), axis=1)
     add(_op, (I32, SHAPE), axis=0, keepdims=True, label="keep")
 
+for _dtype in (F32, I32, I64, dtypes.int8):
+    add("sort", (_dtype, SHAPE), axis=2)
+    add("sort", (_dtype, SHAPE), axis=0, descending=True, label="descending")
+    add("cumsum", (_dtype, SHAPE), axis=1)
+add("sort", (BOOL, SHAPE), axis=0)
+
 add("constant", (F32, SHAPE), build=lambda g, x: g.add(x, g.constant(np.arange(4, dtype=np.float32))))
 add("iota", (F32, SHAPE), build=lambda g, x: g.add(x, g.iota(shape=SHAPE, axis=0, dtype=F32)), label="symbolic")
 add("iota", (I64, (n,)), build=lambda g, x: g.add(x, g.iota(shape=(n,), axis=0, dtype=I64)), label="line")

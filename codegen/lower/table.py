@@ -81,6 +81,10 @@ NOT_LOWERED: dict[str, str] = {
         ("lgamma", "digamma", "polygamma", "igamma", "igammac", "i0", "i1"),
         "there is no vector code for the gamma function's family and Bessel functions; compute it outside",
     ),
+    **dict.fromkeys(
+        ("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "linear_recurrence", "sort"),
+        "its kernel is not written yet",
+    ),
 }
 
 

@@ -7,16 +7,18 @@ from . import (
     indexing,
     matrices,
     normalisation,
+    ordering,
     pooling,
     random,
     reduction,
     resampling,
+    scans,
     scattering,
     strided,
     structure,
 )
 
 __all__ = [
-    "contraction", "elementary", "elementwise", "indexing", "matrices", "normalisation", "pooling", "random",
-    "reduction", "resampling", "scattering", "strided", "structure",
+    "contraction", "elementary", "elementwise", "indexing", "matrices", "normalisation", "ordering", "pooling",
+    "random", "reduction", "resampling", "scans", "scattering", "strided", "structure",
 ]  # fmt: skip

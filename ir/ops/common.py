@@ -213,3 +213,15 @@ def extent_scalar(g: GraphBuilder, extent: Extent, dtype: DType) -> Value:
     counts = g.iota(shape=(extent + 1,), axis=0, dtype=int64)
     last = g.slice(counts, starts=(extent,), stops=(extent + 1,), steps=(1,))
     return g.cast(g.reshape(last, shape=()), dtype=dtype)
+
+
+def shift(
+    g: GraphBuilder, x: Value, axis: int, distance: int, *, fill: float, reverse: bool = False
+) -> Value:
+    """``x`` moved by ``distance`` towards higher (lower, if ``reverse``) indices along ``axis``, ``fill`` moved in."""
+    amount = tuple(distance if a == axis else 0 for a in range(x.type.rank))
+    none = (0,) * x.type.rank
+    low, high = (none, amount) if reverse else (amount, none)
+    padded = g.pad(x, low=low, high=high, interior=none, value=fill)
+    stops = tuple(s + e for s, e in zip(high, x.shape, strict=True))
+    return g.slice(padded, starts=high, stops=stops, steps=(1,) * x.type.rank)

@@ -20,6 +20,7 @@ from .common import (
     restore_axes,
     rounds_once,
     scalar,
+    shift,
     show,
 )
 
@@ -165,22 +166,12 @@ def _others_along(g: GraphBuilder, x: Value, axis: int) -> Value:
 def _exclusive_product(g: GraphBuilder, x: Value, axis: int, reverse: bool) -> Value:
     """Product of the elements before (after, if ``reverse``) each one: a doubling scan of shifted copies."""
     extent = x.shape[axis]
-    total = _shift(g, x, axis, 1, reverse)
+    total = shift(g, x, axis, 1, fill=1, reverse=reverse)
     distance = 1
     while distance < extent:
-        total = g.mul(total, _shift(g, total, axis, distance, reverse))
+        total = g.mul(total, shift(g, total, axis, distance, fill=1, reverse=reverse))
         distance *= 2
     return total
-
-
-def _shift(g: GraphBuilder, x: Value, axis: int, distance: int, reverse: bool) -> Value:
-    """x moved by ``distance`` towards higher (lower, if ``reverse``) indices, ones shifted in."""
-    amount = tuple(distance if a == axis else 0 for a in range(x.type.rank))
-    none = (0,) * x.type.rank
-    low, high = (none, amount) if reverse else (amount, none)
-    padded = g.pad(x, low=low, high=high, interior=none, value=1)
-    stops = tuple(s + e for s, e in zip(high, x.shape, strict=True))
-    return g.slice(padded, starts=high, stops=stops, steps=(1,) * x.type.rank)
 
 
 # -- records ------------------------------------------------------------------------------------------
