@@ -130,7 +130,8 @@ class TrainingStep:
             self._update(loss, plan)
             return loss
 
-        return trace(step, inputs, states=states, roles=roles, name=function_name(model) + "_step")
+        return trace(step, inputs, states=states, roles=roles, name=function_name(model) + "_step",
+                     differentiates=True)  # fmt: skip
 
     def _plan(self, names: dict[int, str], states: dict[str, Tensor], roles: dict[str, str]) -> _Plan:
         """What is to be updated; registers optimiser state and numbers as states of the graph."""

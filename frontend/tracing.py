@@ -114,6 +114,7 @@ class Tracer:
         self._kept: list[tuple[Any, str, bool, Any]] = []  # attributes that were set to traced tensors
         self._path: list[str] = []
         self._grad_at_start = grad_mode.is_grad_enabled()
+        self.differentiates = False  # whether gradients of what is recorded will be taken
 
     # -- modules ------------------------------------------------------------------------------------
     def adopt(self, module: Any) -> None:
@@ -316,6 +317,7 @@ def trace(
     roles: Mapping[str, str] | None = None,
     name: str = "main",
     on_module: Callable[[Any], object] | None = None,
+    differentiates: bool = False,
 ) -> Trace:
     """Record ``fn(*args, **kwargs)`` as a graph.
 
@@ -329,6 +331,8 @@ def trace(
             ``rng_state``, role ``rng``). Every other tensor from outside is a constant.
         roles: state name to role (``"parameter"``, ``"buffer"``, ``"state"``, ``"scalar"``, ``"rng"``);
             default by kind.
+        differentiates: gradients will be taken of what is recorded; operators with a gradient of the user's own are
+            refused.
         on_module: called with each module outside ``fn``'s tree before it runs for the first time.
 
     Raises:
@@ -345,6 +349,7 @@ def trace(
         (key, t, roles.get(key, "parameter" if t.requires_grad else "buffer")) for key, t in (states or {}).items()
     ]
     tracer = Tracer(name, [*entries, ("rng_state", random.default_generator.state, "rng")], on_module)
+    tracer.differentiates = differentiates
     if owner is not None:
         tracer.adopt(owner)
 

@@ -485,6 +485,25 @@ def test_frozen_executables_have_the_gradient_of_their_inputs(tmp_path):
         y.sum().backward()
 
 
+def test_compiling_functions_of_ones_own():
+    """Inference records forward's operators; a training step would differentiate them and ignore backward."""
+
+    class Net(ig.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = ig.nn.Linear(3, 2)
+
+        def forward(self, x):
+            return Cube.apply(self.fc(x), 2.0)
+
+    net, x = Net(), ig.randn(4, 3)
+    with ig.no_grad():
+        np.testing.assert_allclose(ig.compile(net, x)(x).numpy(), net(x).numpy(), rtol=1e-5)
+    step = ig.compile_step(net, ig.nn.MSELoss(), ig.optim.SGD(net.parameters(), lr=0.1))
+    with pytest.raises(ig.IngotError, match=r"test_autograd.py:\d+: Cube is an autograd.Function with a backward"):
+        step(x, ig.zeros(4, 2))
+
+
 # -- copies ------------------------------------------------------------------------------------------------
 def test_copies_keep_flags_and_gradients():
     x = leaf(2)
