@@ -31,7 +31,7 @@ from .grad_mode import (
     no_grad,
     set_grad_enabled,
 )
-from .nn.functional import log_softmax, softmax
+from .nn import native
 from .printing import set_printoptions
 from .promotion import get_default_dtype, result_type, set_default_dtype
 from .size import Size, SymInt
@@ -46,6 +46,8 @@ int = int32
 short = int16
 promote_types = promote
 globals().update(families.functions())
+globals().update(native.functions())
+native.attach(Tensor)
 
 _KEPT_MODULES = {"autograd", "nn", "optim"}
 _HIDDEN = {"DType", "ModuleType", "annotations", "promote"}
