@@ -36,6 +36,19 @@ from .printing import set_printoptions
 from .promotion import get_default_dtype, result_type, set_default_dtype
 from .size import Size, SymInt
 from .tensor import Tensor, is_tensor, numel, typename
+from .tensor_types import (
+    BFloat16Tensor,
+    BoolTensor,
+    ByteTensor,
+    CharTensor,
+    DoubleTensor,
+    FloatTensor,
+    HalfTensor,
+    IntTensor,
+    LongTensor,
+    ShortTensor,
+    set_default_tensor_type,
+)
 from .tracing import InputSpec, Trace, is_tracing, trace
 
 float = float32

@@ -24,6 +24,7 @@ from . import (
     promotion,
     reduce,
     shaping,
+    tensor_types,
     tracing,
 )
 from .device import CPU, device, require_cpu
@@ -471,9 +472,11 @@ _BY_TYPE_NAME = {f"torch.{dispatch.type_word(d)}Tensor": d for d in dtypes.ALL}
 
 
 def named_dtype(which: Any) -> DType:
-    """A dtype from itself or its tensor-type name (``torch.FloatTensor``)."""
+    """A dtype from itself, a tensor type (``FloatTensor``) or its name (``"torch.FloatTensor"``)."""
     if isinstance(which, DType):
         return which
+    if isinstance(which, tensor_types.TensorType):
+        return which.dtype
     try:
         return _BY_TYPE_NAME[which]
     except (KeyError, TypeError):
