@@ -18,6 +18,7 @@ from .arithmetic import RULES
 from .common import Access, Coord, Extents, IndexMath, Position, compute_dtype
 from .kernel import LoweredKernel
 from .nest import grain_for, lanes_for, upper
+from .slices import Slices
 
 COMBINES = {"add": "add", "prod": "mul", "amax": "maximum", "amin": "minimum"}
 
@@ -84,52 +85,16 @@ class _Scatter:
         self.scratch: Val | None = None
 
     def kernel(self, target: Target) -> Extent:
-        b, shape, axis = self.b, self.shape, self.axis
-        kept = [a for a in range(len(shape)) if a != axis]
+        shape, axis = self.shape, self.axis
+        last = len(shape) - 1
         covered = self.node.inputs[1].shape
-        vector = kept[-1] if kept and kept[-1] == len(shape) - 1 and covered[kept[-1]] == shape[kept[-1]] else None
-        if vector is not None:
-            self.lanes = lanes_for([self.node.output.dtype], target)
+        vectors = axis != last and covered[last] == shape[last]
+        lanes = lanes_for([self.node.output.dtype], target) if vectors else 1
+        self.slices = Slices(self.b, self.extents, shape, axis, lanes)
+        self.lanes = self.slices.lanes
         if self.combines is not None and self.dtype is not self.node.output.dtype:
-            self.scratch = b.scratch(self.dtype, bounds(shape[axis])[1] * self.lanes)
-        if vector is None:
-            outer = product(shape[a] for a in kept)
-            self._piece(0, outer, kept, None, 1, 0, 1)
-            return outer
-        rest = [a for a in kept if a != vector]
-        outer = product(shape[a] for a in rest)
-        whole = shape[vector] // self.lanes
-        left = shape[vector] - whole * self.lanes
-        middle = outer * whole
-        end = middle + outer * left
-        self._piece(0, middle, rest, vector, whole, 0, self.lanes)
-        self._piece(middle, end, rest, vector, left, whole * self.lanes, 1)
-        return end
-
-    def _piece(
-        self, start: Extent, end: Extent, kept: list[int], vector: int | None, count: Extent, origin: Extent, lanes: int
-    ) -> None:
-        """Slices [start, end) of the parallel loop; ``count`` vectors from ``origin`` on along axis ``vector``."""
-        b, ext = self.b, self.extents
-
-        def iteration(t: Val) -> None:
-            rest: Any = b.isub(t, ext(start))
-            coords: dict[int, Coord] = {}
-            if vector is not None:
-                step = b.irem(rest, ext(count))
-                rest = b.idiv(rest, ext(count))
-                base = b.iadd(b.imul(step, lanes), ext(origin))
-                coords[vector] = Coord(base, 1 if lanes > 1 else 0, lanes)
-            for a in reversed(kept):
-                coords[a] = Coord(b.irem(rest, ext(self.shape[a])))
-                rest = b.idiv(rest, ext(self.shape[a]))
-            self._slice(coords, lanes)
-
-        if not (isinstance(start, int) and isinstance(end, int) and start == end):
-            b.loop(b.imax(b.begin, ext(start)), b.imin(b.end, ext(end)), iteration)
-
-    def _at(self, coords: dict[int, Coord], along: Coord, lanes: int) -> Position:
-        return Position(tuple(along if a == self.axis else coords[a] for a in range(len(self.shape))), lanes)
+            self.scratch = self.b.scratch(self.dtype, bounds(shape[axis])[1] * self.lanes)
+        return self.slices.loop(self._slice)
 
     def _slice(self, coords: dict[int, Coord], lanes: int) -> None:
         b, ext = self.b, self.extents
@@ -137,20 +102,20 @@ class _Scatter:
         covered = self.node.inputs[1].shape
 
         def copy(i: Any) -> None:
-            pos = self._at(coords, Coord(i), lanes)
+            pos = self.slices.at(coords, Coord(i), lanes)
             self._put(pos, Coord(i), self.x.load(pos))
 
         def put(j: Any) -> None:
-            here = self._at(coords, Coord(j), lanes)
+            here = self.slices.at(coords, Coord(j), lanes)
             chosen = self._clamped(self.index.load(here), extent)
-            pos = self._at(coords, chosen, lanes)
+            pos = self.slices.at(coords, chosen, lanes)
             value = self.src.load(here)
             if self.combines is not None:
                 value = RULES[self.combines](b, self.node, [self._get(pos, chosen), value])
             self._put(pos, chosen, value)
 
         def finish(i: Any) -> None:
-            pos = self._at(coords, Coord(i), lanes)
+            pos = self.slices.at(coords, Coord(i), lanes)
             self.out.store(pos, self._get(pos, Coord(i)))
 
         b.loop(0, extent, copy)

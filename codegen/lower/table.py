@@ -12,7 +12,19 @@ from dataclasses import dataclass
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node
 from ...ir.target import Target
-from . import arithmetic, attention, chain, contraction, elementwise, indexed, pooling, reduction, reindex
+from . import (
+    arithmetic,
+    attention,
+    chain,
+    contraction,
+    elementwise,
+    indexed,
+    pooling,
+    reduction,
+    reindex,
+    scan,
+    sorting,
+)
 from .accumulate import ARGS, REDUCES
 from .chain_plan import ChainPlan
 from .kernel import LoweredKernel
@@ -56,6 +68,8 @@ LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys((*REDUCES, *ARGS, "softmax", "log_softmax", "layer_norm", "batch_norm_train"), _REDUCTION),
     **dict.fromkeys(pooling.OPS, _POOLING),
     **dict.fromkeys(contraction.CONTRACTIONS, _CONTRACTION),
+    **dict.fromkeys(scan.STEPS, Lowering(scan.supports, scan.lower)),
+    "sort": Lowering(sorting.supports, sorting.lower),
     "scatter_add": Lowering(indexed.supports, indexed.lower),
     "scatter": Lowering(indexed.supports, indexed.lower),
     "scatter_reduce": Lowering(indexed.supports, indexed.lower),
@@ -80,10 +94,6 @@ NOT_LOWERED: dict[str, str] = {
     **dict.fromkeys(
         ("lgamma", "digamma", "polygamma", "igamma", "igammac", "i0", "i1"),
         "there is no vector code for the gamma function's family and Bessel functions; compute it outside",
-    ),
-    **dict.fromkeys(
-        ("cumsum", "cumprod", "logcumsumexp", "cummax", "cummin", "linear_recurrence", "sort"),
-        "its kernel is not written yet",
     ),
 }
 
