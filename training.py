@@ -83,6 +83,7 @@ class TrainingStep:
                 variant.slots = [(i, *owner) for i, owner in owners if owner is not None]
             self._refresh(variant)
             (loss,) = variant.run(arrays)
+        self.optimizer._opt_called = True  # schedulers look at it
         return dispatch.from_array(loss)
 
     def _groups_key(self, keep: list[Any]) -> Key:

@@ -1,5 +1,6 @@
 """Optimizers with PyTorch's names."""
 
+from . import lr_scheduler
 from .adam import Adam, Adamax, AdamW, NAdam, RAdam
 from .adaptive import Adadelta, Adagrad, RMSprop, Rprop
 from .lbfgs import LBFGS
@@ -8,7 +9,8 @@ from .sgd import ASGD, SGD
 
 __all__ = [
     "ASGD", "LBFGS", "SGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "Optimizer", "RAdam", "RMSprop",
-    "Rprop", "required",
+    "Rprop", "lr_scheduler",
+    "required",
 ]  # fmt: skip
 
 

@@ -55,6 +55,9 @@ class Optimizer:
     _load_state_dict_pre_hooks: OrderedDict[int, Any]
     _load_state_dict_post_hooks: OrderedDict[int, Any]
 
+    _opt_called = False  # whether a step was made since the first scheduler came, and whether one has come
+    _scheduled = False
+
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         self.defaults = defaults
         self._prepare()
@@ -253,6 +256,7 @@ def with_hooks(step: Callable[..., Any]) -> Callable[..., Any]:
                     raise RuntimeError(f"{step} must return None or a tuple of (new_args, new_kwargs), but got "
                                        f"{result}.")  # fmt: skip
                 args, kwargs = result
+        self._opt_called = True  # schedulers look at it
         out = step(*args, **kwargs)
         for hook in chain(self._step_post_hooks.values(), _global_post_hooks.values()):
             hook(self, args, kwargs)
