@@ -37,7 +37,8 @@ class CyclicLR(_WithMomentum):
     """lr goes linearly from ``base_lr`` to ``max_lr`` in ``step_size_up`` steps and back in ``step_size_down``.
 
     The height of a cycle is scaled by ``mode``: "triangular" (as it is), "triangular2" (halved every cycle),
-    "exp_range" (gamma**step); or by ``scale_fn`` of the cycle or the step (``scale_mode``). Momentum goes the other way.
+    "exp_range" (gamma**step); or by ``scale_fn`` of the cycle or the step (``scale_mode``). Momentum goes the other
+    way.
     """
 
     def __init__(
@@ -107,7 +108,8 @@ class CyclicLR(_WithMomentum):
 
 class OneCycleLR(_WithMomentum):
     """One cycle over the whole training: from max_lr / div_factor up to ``max_lr`` (``pct_start`` of all steps), then
-    down to 1 / final_div_factor of the start; with ``three_phase`` first back to the start. Momentum goes the other way.
+    down to 1 / final_div_factor of the start; with ``three_phase`` first back to the start. Momentum goes the other
+    way.
 
     Args:
         total_steps: or ``epochs`` and ``steps_per_epoch``. ValueError when stepped further.
