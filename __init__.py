@@ -35,6 +35,7 @@ _NAMES: dict[str, tuple[str, str]] = {
 # Public module -> the module that it is; ``ingot.nn`` and ``ingot.frontend.nn`` are one object (see _aliases.py).
 _MODULES: dict[str, str] = {
     "autograd": "frontend.autograd",
+    "linalg": "frontend.linear_algebra",
     "nn": "frontend.nn",
     "optim": "frontend.optim",
     "utils": "frontend.utils",

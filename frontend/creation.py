@@ -13,7 +13,7 @@ from ..ir.dims import DimExpr
 from ..ir.dtypes import DType
 from . import dispatch, elementwise, promotion, shaping
 from .device import require_cpu
-from .size import SymInt, as_extent
+from .size import Size, SymInt, as_extent
 from .tape import views
 
 if TYPE_CHECKING:
@@ -96,43 +96,59 @@ def from_numpy(array: np.ndarray) -> Tensor:
 asarray = as_tensor
 
 
+def _check_layout(layout: Any, memory_format: Any = None) -> None:
+    """Dense row-major tensors are the only ones; "preserve" and "contiguous" formats mean those."""
+    if layout is not None and str(layout) != "torch.strided":
+        raise NotImplementedError(f"layout {layout} is not supported: tensors are dense (torch.strided)")
+    if memory_format is not None and str(memory_format) not in ("torch.preserve_format", "torch.contiguous_format"):
+        raise NotImplementedError(f"memory_format {memory_format} is not supported: new tensors are row-major")
+
+
 def full(
-    size: Sequence[Any], fill_value: Any, *, dtype: DType | None = None, device: Any = None,
-    requires_grad: bool = False,
+    size: Sequence[Any], fill_value: Any, *, dtype: DType | None = None, layout: Any = None, device: Any = None,
+    requires_grad: bool = False, pin_memory: bool = False, memory_format: Any = None,
 ) -> Tensor:  # fmt: skip
     """All elements equal; dtype from the value: bool, int64 or the default float."""
     require_cpu(device)
+    _check_layout(layout, memory_format)
     kind = dtype or (fill_value.dtype if dispatch.is_tensor(fill_value) else promotion.number_dtype(fill_value))
     shape = shaping.sizes_of((tuple(size),))
     if any(isinstance(e, DimExpr) for e in shape) or dispatch.is_tensor(fill_value):
-        out = dispatch.apply("expand", promotion.operand(fill_value, kind), shape=shape)
+        out: Any = dispatch.apply("expand", promotion.operand(fill_value, kind), shape=shape)
         views.unlink(out)  # a tensor of its own, not a view of the fill value
         if out._value is None:
             out = dispatch.mark_local(np.array(out._data))
     else:
         if any(e < 0 for e in shape):  # type: ignore[operator]
             raise RuntimeError(f"Trying to create tensor with negative dimension {min(shape)}: {list(shape)}")  # type: ignore[type-var]
-        out = dispatch.mark_local(np.full(shape, fill_value, kind.numpy))  # type: ignore[arg-type]
+        if not kind.is_floating_point and isinstance(fill_value, (bool, int, np.integer)):
+            out = np.full(shape, dispatch.scalar(fill_value, kind)._data)  # type: ignore[arg-type]
+        else:
+            out = np.full(shape, fill_value, kind.numpy)  # type: ignore[arg-type]
+        out = dispatch.mark_local(out)
     return out.requires_grad_(requires_grad)
 
 
 def _filled(value: int) -> Any:
-    def fn(*size: Any, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-        return full(
-            shaping.sizes_of(size), value, dtype=dtype or promotion.get_default_dtype(), device=device,
-            requires_grad=requires_grad,
-        )  # fmt: skip
+    def fn(*args: Any, size: Any = None, dtype: DType | None = None, **options: Any) -> Tensor:
+        given = args if size is None else (size,)
+        return full(shaping.sizes_of(given), value, dtype=dtype or promotion.get_default_dtype(), **options)
 
-    def like(input: Tensor, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
-        return full(input._extents, value, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+    def like(input: Tensor, *, dtype: DType | None = None, **options: Any) -> Tensor:
+        dispatch.require_tensor(input, like.__name__)
+        return full(input._extents, value, dtype=dtype or input.dtype, **options)
 
-    return fn, like
+    def new(input: Tensor, *args: Any, size: Any = None, dtype: DType | None = None, **options: Any) -> Tensor:
+        given = args if size is None else (size,)
+        return full(shaping.sizes_of(given), value, dtype=dtype or input.dtype, **options)
+
+    return fn, like, new
 
 
-zeros, zeros_like = _filled(0)
-ones, ones_like = _filled(1)
+zeros, zeros_like, new_zeros = _filled(0)
+ones, ones_like, new_ones = _filled(1)
 # Uninitialised memory has no use in a functional program; zeros are as good and repeatable.
-empty, empty_like = _filled(0)
+empty, empty_like, new_empty = _filled(0)
 for _name, _fn in {"zeros": zeros, "ones": ones, "empty": empty}.items():
     _fn.__name__ = _fn.__qualname__ = _name
     _fn.__doc__ = f"A tensor of {'zeros' if _name != 'ones' else 'ones'}; sizes as separate ints, a tuple or a list."
@@ -141,20 +157,63 @@ for _name, _fn in {"zeros_like": zeros_like, "ones_like": ones_like, "empty_like
     _fn.__doc__ = f"``{_name[:-5]}`` with input's shape and dtype."
 
 
-def full_like(input: Tensor, fill_value: Any, *, dtype: DType | None = None, requires_grad: bool = False) -> Tensor:
+for _name, _fn in {"new_zeros": new_zeros, "new_ones": new_ones, "new_empty": new_empty}.items():
+    _fn.__name__ = _fn.__qualname__ = _name
+    _fn.__doc__ = f"``{_name[4:]}`` with the tensor's dtype."
+
+
+def full_like(input: Tensor, fill_value: Any, *, dtype: DType | None = None, **options: Any) -> Tensor:
     """``full`` with input's shape and dtype."""
-    return full(input._extents, fill_value, dtype=dtype or input.dtype, requires_grad=requires_grad)
+    return full(input._extents, fill_value, dtype=dtype or input.dtype, **options)
+
+
+def new_full(input: Tensor, size: Sequence[Any], fill_value: Any, *, dtype: DType | None = None, **options: Any
+             ) -> Tensor:  # fmt: skip
+    """``full`` with the tensor's dtype."""
+    return full(size, fill_value, dtype=dtype or input.dtype, **options)
+
+
+def new_tensor(
+    input: Tensor, data: Any, *, dtype: DType | None = None, device: Any = None, requires_grad: bool = False,
+    layout: Any = None, pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
+    """``tensor(data)`` with the tensor's dtype."""
+    _check_layout(layout)
+    return tensor(data, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
+
+
+def new(input: Tensor, *data: Any, device: Any = None) -> Tensor:
+    """Old form: an empty tensor, one of the given sizes, or one of the given values, in the tensor's dtype."""
+    if len(data) == 1 and isinstance(data[0], (list, tuple, np.ndarray)) and not isinstance(data[0], Size):
+        return tensor(data[0], dtype=input.dtype, device=device)
+    if len(data) == 1 and dispatch.is_tensor(data[0]):
+        return data[0]
+    return new_empty(input, *(data or (0,)), device=device)
+
+
+def scalar_tensor(
+    s: Any, *, dtype: DType | None = None, layout: Any = None, device: Any = None, requires_grad: bool = False,
+    pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
+    """A 0-d tensor of a number, in the default float type unless told otherwise."""
+    return full((), s, dtype=dtype or promotion.get_default_dtype(), layout=layout, device=device,
+                requires_grad=requires_grad)  # fmt: skip
+
+
+def _plain_number(x: Any) -> Any:
+    return x.item() if dispatch.is_tensor(x) and x._value is None else x
 
 
 def arange(
-    start: Any, end: Any = None, step: Any = 1, *, dtype: DType | None = None, device: Any = None,
-    requires_grad: bool = False,
+    start: Any, end: Any = None, step: Any = 1, *, dtype: DType | None = None, layout: Any = None, device: Any = None,
+    requires_grad: bool = False, pin_memory: bool = False,
 ) -> Tensor:  # fmt: skip
     """start, start + step, ... below ``end``; int64 if all are integers, else the default float."""
     require_cpu(device)
+    _check_layout(layout)
     if end is None:
         start, end = 0, start
-    numbers = (start, end, step)
+    numbers = start, end, step = tuple(map(_plain_number, (start, end, step)))
     floats = any(isinstance(x, (float, np.floating)) for x in numbers)
     kind = dtype or (promotion.get_default_dtype() if floats else dtypes.int64)
     if any(isinstance(x, SymInt) for x in numbers):
@@ -163,8 +222,13 @@ def arange(
         count = as_extent(end) - as_extent(start)
         out = dispatch.apply("iota", shape=(count,), axis=0, dtype=kind)
         return out if isinstance(start, int) and start == 0 else elementwise.add(out, start)
+    if not kind.is_floating_point and dtype is not None:  # counted in integers
+        start, end, step = int(start), int(end), int(step)
+        floats = False
     if step == 0:
         raise RuntimeError("step must be nonzero")
+    if not all(map(math.isfinite, (start, end))):
+        raise RuntimeError(f"unsupported range: {start} -> {end}")
     if (end - start) * step < 0:
         raise RuntimeError("upper bound and lower bound inconsistent with step sign")
     count = math.ceil((end - start) / step) if floats else -((start - end) // step)
@@ -172,22 +236,106 @@ def arange(
     return dispatch.mark_local(values.astype(kind.numpy)).requires_grad_(requires_grad)
 
 
-def linspace(start: float, end: float, steps: int, *, dtype: DType | None = None, device: Any = None) -> Tensor:
+def _spaced(start: Any, end: Any, steps: Any, dtype: DType, power: float | None) -> np.ndarray:
+    """Evenly spaced from both ends, as PyTorch counts; rounded towards zero for integers."""
+    count = int(steps)
+    if count < 0:
+        raise RuntimeError("number of steps must be non-negative")
+    floats = dtype.is_floating_point
+    work = np.float64 if dtype is dtypes.float64 or not floats else np.float32
+    first, last = (x.item() if isinstance(x, np.generic) else x for x in (start, end))
+    if not floats and power is None:
+        first, last = int(first), int(last)
+    if count < 2:
+        values = np.full(count, first, work)
+    else:
+        step = (work(last) - work(first)) / work(count - 1)
+        places = np.arange(count)
+        front = work(first) + step * places.astype(work)
+        back = work(last) - step * (count - 1 - places).astype(work)
+        values = np.where(places < count / 2 if count % 2 == 0 else places < (count // 2), front, back).astype(work)
+    if power is not None:
+        values = np.power(work(power), values)
+    return values.astype(dtype.numpy)
+
+
+def linspace(
+    start: Any, end: Any, steps: int, *, dtype: DType | None = None, layout: Any = None, device: Any = None,
+    requires_grad: bool = False, pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """``steps`` evenly spaced numbers, both ends included."""
     require_cpu(device)
+    _check_layout(layout)
     kind = dtype or promotion.get_default_dtype()
-    return dispatch.mark_local(np.linspace(start, end, int(steps)).astype(kind.numpy))
+    values = _spaced(_plain_number(start), _plain_number(end), steps, kind, None)
+    return dispatch.mark_local(values).requires_grad_(requires_grad)
 
 
-def eye(n: int, m: int | None = None, *, dtype: DType | None = None, device: Any = None) -> Tensor:
+def logspace(
+    start: Any, end: Any, steps: int, base: float = 10.0, *, dtype: DType | None = None, layout: Any = None,
+    device: Any = None, requires_grad: bool = False, pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
+    """``base`` to the power of ``linspace``."""
+    require_cpu(device)
+    _check_layout(layout)
+    kind = dtype or promotion.get_default_dtype()
+    values = _spaced(_plain_number(start), _plain_number(end), steps, kind, base)
+    return dispatch.mark_local(values).requires_grad_(requires_grad)
+
+
+def eye(
+    n: int, m: int | None = None, *, dtype: DType | None = None, layout: Any = None, device: Any = None,
+    requires_grad: bool = False, pin_memory: bool = False,
+) -> Tensor:  # fmt: skip
     """Ones on the diagonal of an [n, m] matrix (m defaults to n)."""
     require_cpu(device)
-    return dispatch.mark_local(np.eye(n, m, dtype=(dtype or promotion.get_default_dtype()).numpy))
+    _check_layout(layout)
+    for word, size in (("n", n), ("m", m)):
+        if size is not None and size < 0:
+            raise RuntimeError(f"{word} must be greater or equal to 0, got {size}")
+    out = dispatch.mark_local(np.eye(n, m, dtype=(dtype or promotion.get_default_dtype()).numpy))
+    return out.requires_grad_(requires_grad)
+
+
+def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
+    """Powers of a vector's elements as rows: N - 1 down to 0 (0 up with ``increasing``); N defaults to its length."""
+    if x.dim() != 1:
+        raise RuntimeError("x must be a one-dimensional tensor.")
+    count = int(x.shape[0]) if N is None else N
+    if count < 0:
+        raise RuntimeError("N must be non-negative.")
+    base = x if x.dtype.is_floating_point else dispatch.cast(x, dtypes.int64)
+    powers = [ones_like(base)]
+    for _ in range(count - 1):
+        powers.append(elementwise.mul(powers[-1], base))
+    powers = powers[:count]
+    if not powers:
+        return new_empty(base, x.shape[0], 0)
+    return shaping.stack(powers if increasing else powers[::-1], 1)
+
+
+def fill(input: Tensor, value: Any) -> Tensor:
+    """A copy with every element set to a number or 0-d tensor."""
+    if dispatch.is_tensor(value) and value.dim():
+        raise RuntimeError("fill only supports 0-dimension value tensor but got tensor with "
+                           f"{value.dim()} dimensions.")  # fmt: skip
+    return input.clone().fill_(value)
+
+
+def fill_(input: Tensor, value: Any) -> Tensor:
+    """``Tensor.fill_``."""
+    return input.fill_(value)
+
+
+def zero_(input: Tensor) -> Tensor:
+    """``Tensor.zero_``."""
+    return input.zero_()
+
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
 FUNCTIONS = (
-    "arange", "as_tensor", "asarray", "empty", "empty_like", "eye", "from_numpy", "full", "full_like", "linspace",
-    "ones", "ones_like", "tensor", "zeros", "zeros_like",
+    "arange", "as_tensor", "asarray", "empty", "empty_like", "eye", "fill", "fill_", "from_numpy", "full", "full_like",
+    "linspace", "logspace", "ones", "ones_like", "scalar_tensor", "tensor", "vander", "zero_", "zeros", "zeros_like",
 )  # fmt: skip
-METHODS = ()
+METHODS = ("new", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros")
 IN_PLACE = ()

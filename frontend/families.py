@@ -11,10 +11,12 @@ from . import (
     creation,
     dispatch,
     distance,
+    einsum,
     elementary,
     elementwise,
     joining,
     linalg,
+    matrices,
     ordering,
     out,
     picking,
@@ -29,8 +31,8 @@ from . import (
 )
 
 FAMILIES: tuple[ModuleType, ...] = (
-    creation, distance, elementary, elementwise, joining, linalg, ordering, picking, placing, random, reduce, scans,
-    shaping, statistics, triangles, viewing,
+    creation, distance, einsum, elementary, elementwise, joining, linalg, matrices, ordering, picking, placing, random,
+    reduce, scans, shaping, statistics, triangles, viewing,
 )  # fmt: skip
 
 

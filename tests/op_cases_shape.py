@@ -97,6 +97,23 @@ def _svd_cases(rng: np.random.Generator, d: DType) -> Iterator[Case]:
         yield Case("svd", f"{shape}", (x.astype(d.numpy),), depth=32)
 
 
+def _definite_cases(op: str, rng: np.random.Generator, d: DType) -> Iterator[Case]:
+    for shape in ((1, 1), (3, 3), (2, 4, 4), (0, 2, 2)):
+        x = sample(rng, shape, float32, -0.2, 0.2) + np.diag(np.arange(1, shape[-1] + 1))
+        yield Case(op, f"{shape}", (x.astype(d.numpy),), depth=64)
+
+
+def _qr_cases(rng: np.random.Generator, d: DType) -> Iterator[Case]:
+    for shape in ((3, 3), (4, 2), (2, 3, 2), (0, 3, 2)):
+        x = sample(rng, shape, float32, -0.5, 0.5) + 2 * np.eye(*shape[-2:])
+        yield Case("qr", f"{shape}", (x.astype(d.numpy),), depth=64)
+
+
+for _name in ("cholesky", "eigh"):
+    _MAKERS[_name] = (lambda rng, d, op=_name: _definite_cases(op, rng, d), FLOATS)
+    _GRADS[_name] = lambda rng, op=_name: _definite_cases(op, rng, float64)
+_MAKERS["qr"] = (_qr_cases, FLOATS)
+_GRADS["qr"] = lambda rng: _qr_cases(rng, float64)
 _MAKERS["solve"] = (_solve_cases, FLOATS)
 _MAKERS["pinv"] = (_pinv_cases, FLOATS)
 _MAKERS["svd"] = (_svd_cases, FLOATS)

@@ -88,7 +88,7 @@ NOT_LOWERED: dict[str, str] = {
     "strided_view": "compiled as its decomposition, an index_select",
     "bitcast": "kernels have no values without a dtype",
     **dict.fromkeys(
-        ("inverse", "det", "cofactor", "slogdet", "solve", "pinv", "matrix_exp", "svd"),
+        ("inverse", "det", "cofactor", "slogdet", "solve", "pinv", "matrix_exp", "svd", "cholesky", "eigh", "qr"),
         "computed by LAPACK, eagerly; kernels call no library",
     ),
     **dict.fromkeys(

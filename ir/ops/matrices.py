@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ShapeError
+from ..errors import ShapeError, UnsupportedError
 from ..registry import Attr, Fusion, OpDef, register
 from ..types import TensorType
 from .common import check_kind, check_same_dtype, rounds_once, show
@@ -300,5 +300,119 @@ register(
     OpDef(
         "svd", _svd_infer, _svd, Fusion.OPAQUE, vjp=_svd_vjp, num_outputs=3,
         doc="(u, s, vh) with x = u diag(s) vh, min(m, n) columns, s descending; over leading axes",
+    )
+)  # fmt: skip
+
+
+# -- symmetric matrices; orthogonal columns ---------------------------------------------------------------
+def _symmetric(g: GraphBuilder, x: Value) -> Value:
+    return g.mul(g.add(x, _swapped(g, x)), 0.5)
+
+
+def _mean_with_transpose(x: np.ndarray) -> np.ndarray:
+    return (x + np.swapaxes(x, -1, -2)) / 2
+
+
+def _cholesky_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+    _check_square("cholesky", types[0])
+    return [types[0].with_shape(types[0].shape)]
+
+
+def _cholesky_vjp(g: GraphBuilder, node: Node, grads: Grads) -> Grads:
+    if grads[0] is None:
+        return [None]
+    low = node.output
+    n = low.shape[-1]
+    if not isinstance(n, int):
+        raise UnsupportedError("cholesky of matrices of symbolic size has no gradient")
+    half = g.constant(np.tri(n) - np.eye(n) / 2, low.dtype)
+    inner = _symmetric(g, g.mul(half, g.matmul(low, grads[0], transpose_a=True)))
+    turned = _swapped(g, low)
+    left = g.solve(turned, inner)  # low^-T inner low^-1 in two steps
+    return [_swapped(g, g.solve(turned, _swapped(g, left)))]
+
+
+register(
+    OpDef(
+        "cholesky", _cholesky_infer, rounds_once(lambda x: np.linalg.cholesky(_mean_with_transpose(x))), Fusion.OPAQUE,
+        vjp=_cholesky_vjp, doc="lower triangular y with y @ y^T = (x + x^T) / 2, positive definite",
+    )
+)  # fmt: skip
+
+
+def _eigh_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+    _check_square("eigh", types[0])
+    return [types[0].with_shape(types[0].shape[:-1]), types[0].with_shape(types[0].shape)]
+
+
+@rounds_once
+def _eigh(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values, vectors = np.linalg.eigh(_mean_with_transpose(x))
+    return values, vectors
+
+
+def _eigh_vjp(g: GraphBuilder, node: Node, grads: Grads) -> Grads:
+    values, vectors = node.outputs
+    dvalues, dvectors = grads
+    n = values.shape[-1]
+    if dvalues is None and dvectors is None:
+        return [None]
+    if not isinstance(n, int):
+        raise UnsupportedError("eigh of matrices of symbolic size has no gradient")
+    eye = g.constant(np.eye(n), values.dtype)
+    row = g.reshape(values, shape=(*values.shape[:-1], 1, n))
+    column = g.reshape(values, shape=(*values.shape, 1))
+    inner = None if dvalues is None else g.mul(eye, g.reshape(dvalues, shape=row.shape))
+    if dvectors is not None:
+        off = g.constant(1 - np.eye(n), values.dtype)
+        turn = g.mul(g.div(off, g.add(g.sub(row, column), eye)), g.matmul(vectors, dvectors, transpose_a=True))
+        inner = turn if inner is None else g.add(inner, turn)
+    return [_symmetric(g, g.matmul(g.matmul(vectors, inner), vectors, transpose_b=True))]
+
+
+register(
+    OpDef(
+        "eigh", _eigh_infer, _eigh, Fusion.OPAQUE, vjp=_eigh_vjp, num_outputs=2,
+        doc="(values ascending, orthonormal vectors in columns) with (x + x^T) / 2 = vectors diag(values) vectors^T",
+    )
+)  # fmt: skip
+
+
+def _qr_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
+    q, _, r = _svd_infer(types, attrs)
+    return [q, r]
+
+
+@rounds_once
+def _qr(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    q, r = np.linalg.qr(x)
+    return q, r
+
+
+def _qr_vjp(g: GraphBuilder, node: Node, grads: Grads) -> Grads:
+    q, r = node.outputs
+    dq, dr = grads
+    if dq is None and dr is None:
+        return [None]
+    n = r.shape[-1]
+    if q.shape[-1] != n:
+        raise UnsupportedError("qr of matrices with more columns than rows has no gradient")
+    both = None if dr is None else g.matmul(r, dr, transpose_b=True)
+    if dq is not None:
+        turn = g.neg(g.matmul(dq, q, transpose_a=True))
+        both = turn if both is None else g.add(both, turn)
+    low = g.constant(np.tri(n, k=-1), q.dtype)  # type: ignore[arg-type]
+    strict = g.mul(low, both)
+    mirrored = g.add(g.add(strict, _swapped(g, strict)), g.mul(g.constant(np.eye(n), q.dtype), both))  # type: ignore[arg-type]
+    total = g.matmul(q, mirrored)
+    if dq is not None:
+        total = g.add(total, dq)
+    return [_swapped(g, g.solve(r, _swapped(g, total)))]
+
+
+register(
+    OpDef(
+        "qr", _qr_infer, _qr, Fusion.OPAQUE, vjp=_qr_vjp, num_outputs=2,
+        doc="(q, r) with x = q @ r, min(m, n) orthonormal columns, r upper triangular; over leading axes",
     )
 )  # fmt: skip

@@ -1,0 +1,83 @@
+"""Functions of matrices under the names of the package itself: ``inverse``, ``det``, ``matrix_exp``... (``linalg`` has
+the others)."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from typing import TYPE_CHECKING, Any
+
+from . import dispatch, elementwise, linear_algebra
+from .linear_algebra import det, matrix_exp, matrix_power  # noqa: F401 - names of this module, too
+from .size import provably, wrap
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+_SLOGDET: Any = namedtuple("slogdet", ["sign", "logabsdet"])  # type: ignore[name-match]
+_SLOGDET.__module__ = "torch.return_types"
+_QR: Any = namedtuple("qr", ["Q", "R"])  # type: ignore[name-match]
+_QR.__module__ = "torch.return_types"
+_SVD: Any = namedtuple("svd", ["U", "S", "V"])  # type: ignore[name-match]
+_SVD.__module__ = "torch.return_types"
+
+
+def inverse(input: Tensor) -> Tensor:
+    """The inverse of square matrices over leading axes."""
+    return linear_algebra.inv(input)
+
+
+def slogdet(input: Tensor) -> Any:
+    """(sign, log |det|) of square matrices."""
+    return _SLOGDET(*linear_algebra.slogdet(input))
+
+
+def logdet(input: Tensor) -> Tensor:
+    """log(det): NaN for negative determinants, -inf for zero."""
+    sign, logarithm = linear_algebra.slogdet(input)
+    return elementwise.where(elementwise.lt(sign, 0), dispatch.scalar(float("nan"), logarithm.dtype), logarithm)
+
+
+def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
+    """Moore-Penrose inverse; singular values below rcond times the largest count as zero."""
+    return linear_algebra.pinv(input, rcond=rcond)
+
+
+def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
+    """The vector product along ``dim``, the first axis of extent 3 by default."""
+    if dim is None:
+        dim = next((a for a, e in enumerate(input._extents) if provably(lambda e=e: wrap(e) == 3)), None)
+        if dim is None:
+            raise RuntimeError("no dimension of size 3 in input")
+    return linear_algebra.cross(input, other, dim=dim)
+
+
+def chain_matmul(*matrices: Tensor) -> Tensor:
+    """The product of matrices in the cheapest order."""
+    return matrices[0] if len(matrices) == 1 else linear_algebra.multi_dot(matrices)
+
+
+def cholesky(input: Tensor, upper: bool = False) -> Tensor:
+    """``linalg.cholesky``."""
+    return linear_algebra.cholesky(input, upper=upper)
+
+
+def qr(input: Tensor, some: bool = True) -> Any:
+    """``linalg.qr``."""
+    return _QR(*linear_algebra.qr(input, "reduced" if some else "complete"))
+
+
+def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> Any:
+    """(U, S, V) with input = U diag(S) V.mT."""
+    u, s, vh = linear_algebra.svd(input, full_matrices=not some)
+    return _SVD(u, s, vh.mT)
+
+
+# What users see: functions, methods of Tensor, methods that write into it (with an underscore).
+FUNCTIONS = (
+    "chain_matmul", "cholesky", "cross", "det", "inverse", "logdet", "matrix_exp", "matrix_power", "pinverse", "qr",
+    "slogdet", "svd",
+)  # fmt: skip
+METHODS = (
+    "cholesky", "cross", "det", "inverse", "logdet", "matrix_exp", "matrix_power", "pinverse", "qr", "slogdet", "svd",
+)  # fmt: skip
+IN_PLACE = ()
