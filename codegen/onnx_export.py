@@ -61,7 +61,10 @@ NOT_EXPORTED = {
     "avg_pool_grad": "a gradient; occurs in training graphs only",
     "bitcast": "ONNX reads no value as another type",
     "cofactor": "a gradient; occurs in training graphs only",
-    **dict.fromkeys(("inverse", "slogdet", "solve", "pinv", "matrix_exp", "svd", "cholesky", "eigh", "qr"), "ONNX has no such operator"),
+    **dict.fromkeys(
+        ("inverse", "slogdet", "solve", "pinv", "matrix_exp", "svd", "cholesky", "eigh", "qr"),
+        "ONNX has no such operator",
+    ),
 }
 
 

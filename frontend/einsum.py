@@ -73,8 +73,8 @@ def _parse(equation: str, operands: list[Tensor]) -> tuple[list[Labels], Labels]
         dispatch.require_tensor(t, "einsum", f"operands[{i}]")
         names = part.replace("...", "", 1)
         if not (names.isalpha() and names.isascii()) and names:
-            raise RuntimeError(f"einsum(): invalid subscript given at index {i} in the equation string, subscripts must "
-                               "be in [a-zA-Z]")  # fmt: skip
+            raise RuntimeError(f"einsum(): invalid subscript given at index {i} in the equation string, subscripts "
+                               "must be in [a-zA-Z]")  # fmt: skip
         hidden = t.dim() - len(names)
         if hidden < 0 or (hidden and "..." not in part):
             raise RuntimeError(f"einsum(): the number of subscripts in the equation ({len(names)}) does not match the "

@@ -80,7 +80,8 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     _square("linalg.solve", A)
     if A.dtype is not B.dtype:
         raise RuntimeError("linalg.solve: Expected A and B to have the same dtype, but found A of type "
-                           f"{dispatch.type_word(A.dtype)} and B of type {dispatch.type_word(B.dtype)} instead")  # fmt: skip
+                           f"{dispatch.type_word(A.dtype)} and B of type {dispatch.type_word(B.dtype)} "
+                           "instead")  # fmt: skip
     vector = B.dim() == 1 or (A.dim() - 1 == B.dim() and B._extents == A._extents[:-1])
     if vector and not left:
         raise RuntimeError("linalg.solve: Vector broadcasting of the left hand side is not supported for left=False. "
@@ -89,8 +90,9 @@ def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     a = A if left else A.mT
     right = right if left else right.mT
     if right._extents[-2] != a._extents[-1]:
-        raise RuntimeError(f"linalg.solve: Incompatible shapes of A and B for the equation {'AX' if left else 'XA'} = B "
-                           f"({A._extents[-2]}x{A._extents[-1]} and {B._extents[-2]}x{B._extents[-1]})")  # fmt: skip
+        raise RuntimeError("linalg.solve: Incompatible shapes of A and B for the equation "
+                           f"{'AX' if left else 'XA'} = B ({A._extents[-2]}x{A._extents[-1]} and "
+                           f"{B._extents[-2]}x{B._extents[-1]})")  # fmt: skip
     lead = _common(a._extents[:-2], right._extents[:-2])
     a = shaping.expand(a, *lead, *a._extents[-2:])
     right = shaping.expand(right, *lead, *right._extents[-2:])
@@ -127,7 +129,7 @@ def matrix_power(A: Tensor, n: int) -> Tensor:
         _square("linalg.matrix_power", A)
     if n == 0:
         size = A._extents[-1]
-        return shaping.expand(creation.eye(size, dtype=A.dtype), *A._extents).clone()  # type: ignore[arg-type]
+        return A.clone().copy_(creation.eye(size, dtype=A.dtype))  # type: ignore[arg-type]
     if n < 0:
         return matrix_power(inv(A), -n)
     out, square, rest = None, A, n
@@ -227,7 +229,8 @@ def vector_norm(
     axes = None if dim is None or (isinstance(dim, (tuple, list)) and not dim) else dim
     size = elementwise.abs(x)
     if ord == 0:
-        return reduce.sum(dispatch.cast(elementwise.ne(x, 0), x.dtype), axes, keepdim)
+        numbers = elementwise.where(elementwise.isnan(x), dispatch.scalar(1, x.dtype), x)
+        return reduce.sum(elementwise.abs(elementwise.sign(numbers)), axes, keepdim)  # differentiable, with zeros
     if ord == math.inf:
         return reduce.amax(size, () if axes is None else axes, keepdim)
     if ord == -math.inf:
@@ -236,8 +239,11 @@ def vector_norm(
         return reduce.sum(size, axes, keepdim)
     if ord == 2:
         return _root(reduce.sum(elementwise.mul(x, x), axes, keepdim), elementwise.sqrt)
-    if ord < 1:
-        return elementwise.pow(reduce.sum(elementwise.pow(size, ord), axes, keepdim), 1.0 / ord)
+    if ord < 1:  # zeros have gradient 0, too
+        zero, one = dispatch.scalar(0 if ord > 0 else math.inf, x.dtype), dispatch.scalar(1, x.dtype)
+        is_zero = elementwise.eq(size, 0)
+        powers = elementwise.where(is_zero, zero, elementwise.pow(elementwise.where(is_zero, one, size), ord))
+        return _root(reduce.sum(powers, axes, keepdim), lambda t: elementwise.pow(t, 1.0 / ord))
     return _root(reduce.sum(elementwise.pow(size, ord), axes, keepdim), lambda t: elementwise.pow(t, 1.0 / ord))
 
 
@@ -272,10 +278,7 @@ def matrix_norm(
         out = pick(sums, other, True)
     elif ord in ("nuc", 2, -2):
         values = svdvals(shaping.movedim(A, (a, b), (-2, -1)))
-        if ord == "nuc":
-            out = reduce.sum(values, -1)
-        else:
-            out = (reduce.amax if ord == 2 else reduce.amin)(values, -1)
+        out = {"nuc": reduce.sum, 2: reduce.amax, -2: reduce.amin}[ord](values, -1)
         for axis in sorted((a, b)):
             out = shaping.unsqueeze(out, axis)
     else:

@@ -52,6 +52,7 @@ _PLAIN = (torch.float64, torch.float32, torch.int64, torch.bool)
 
 # PyTorch's samples give the tensor first, where these functions have another order; they copy what is written to.
 _ADAPTED = {
+    "einsum": lambda operands, equation: ig.einsum(equation, *operands),
     "polygamma": lambda x, n: ig.polygamma(n, x),
     "where": lambda x, condition, other: ig.where(condition, x, other),
     "zero_": lambda x: ig.zero_(x.clone()),

@@ -210,6 +210,7 @@ def _matrix_exp(x: np.ndarray) -> np.ndarray:
     """Taylor's series after halving the matrix until its norm is below 1/2; then squared as often."""
     if x.size == 0:
         return x.copy()
+    x, kept = x.astype(np.float64), x.dtype
     norm = np.abs(x).sum(-2).max(-1)
     finite = np.where(np.isfinite(norm) & (norm > 0.5), norm, 0.5)
     halvings = np.ceil(np.log2(finite) + 1).astype(int)
@@ -219,7 +220,7 @@ def _matrix_exp(x: np.ndarray) -> np.ndarray:
         out = np.eye(x.shape[-1], dtype=x.dtype) + small @ out / k
     for step in range(int(halvings.max())):
         out = np.where((halvings > step)[..., None, None], out @ out, out)
-    return np.asarray(out, x.dtype)
+    return np.asarray(out, kept)
 
 
 def _matrix_exp_vjp(g: GraphBuilder, node: Node, grads: Grads) -> Grads:
