@@ -236,7 +236,7 @@ CASES: dict[str, tuple[str, str]] = {
         "Convert one side: `x.float()`, `x.to(other.dtype)`, or `array.astype(...)` for NumPy arrays.",
     ),
     "UnsupportedError": (
-        "import ingot as torch\n\n\ndef forward(x):\n    return x.cumsum(0) + x.roll(1)\n\n\n"
+        "import ingot as torch\n\n\ndef forward(x):\n    return x.angle() + x.conj_physical()\n\n\n"
         "torch.compile(forward, torch.ones(3))",
         "The message lists everything at once. Replace those parts, or run them outside the compiled function. "
         "[operators.md](operators.md) says what there is.",

@@ -49,7 +49,7 @@ from .tensor_types import (
     ShortTensor,
     set_default_tensor_type,
 )
-from .tracing import InputSpec, Trace, is_tracing, trace
+from .tracing import InputSpec, Trace, is_tracing
 
 float = float32
 double = float64
