@@ -22,6 +22,7 @@ _NAMES: dict[str, tuple[str, str]] = {
     "save": (".frontend.serialization", "save"),
     "dtype": (".ir.dtypes", "DType"),
     "IngotError": (".ir.errors", "IngotError"),
+    "_has_compatible_shallow_copy_type": (".frontend.tensor", "_has_compatible_shallow_copy_type"),
     **{
         name: (".ir.dtypes", attribute or name)
         for name, attribute in {
@@ -34,7 +35,14 @@ _NAMES: dict[str, tuple[str, str]] = {
 
 # Public module -> the module that it is; ``ingot.nn`` and ``ingot.frontend.nn`` are one object (see _aliases.py).
 _MODULES: dict[str, str] = {
+    "_C": "frontend.internals",
+    "__future__": "frontend.future",
     "autograd": "frontend.autograd",
+    "backends": "frontend.backends",
+    "cuda": "frontend.cuda",
+    "overrides": "frontend.overrides",
+    "random": "frontend.random",
+    "version": "frontend.version",
     "linalg": "frontend.linear_algebra",
     "nn": "frontend.nn",
     "optim": "frontend.optim",
@@ -57,7 +65,8 @@ if TYPE_CHECKING:
     from . import export as onnx
     from .driver import compile, compile_step, load_executable
     from .frontend import *  # noqa: F403
-    from .frontend import autograd, nn, optim
+    from .frontend import autograd, backends, cuda, nn, optim, overrides, random, version
+    from .frontend import future as __future__
     from .frontend.serialization import load, save
     from .ir.dims import Dim
     from .ir.dtypes import DType as dtype

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import ModuleType
 
 from ..ir.dtypes import (
@@ -22,7 +23,7 @@ from ..ir.dtypes import (
 )
 from ..ir.dtypes import bool_ as bool
 from . import autograd, families, nn, optim
-from .device import device
+from .device import device, get_default_device, set_default_device
 from .grad_mode import (
     enable_grad,
     inference_mode,
@@ -49,6 +50,7 @@ from .tensor_types import (
     ShortTensor,
     set_default_tensor_type,
 )
+from .threads import get_num_interop_threads, get_num_threads, set_num_interop_threads, set_num_threads
 from .tracing import InputSpec, Trace, is_tracing
 
 float = float32
@@ -58,12 +60,14 @@ long = int64
 int = int32
 short = int16
 promote_types = promote
+e, inf, nan, pi = math.e, math.inf, math.nan, math.pi
+newaxis = None
 globals().update(families.functions())
 globals().update(native.functions())
 native.attach(Tensor)
 
 _KEPT_MODULES = {"autograd", "nn", "optim"}
-_HIDDEN = {"DType", "ModuleType", "annotations", "promote"}
+_HIDDEN = {"math", "DType", "ModuleType", "annotations", "promote"}
 __all__ = [
     name
     for name, value in list(globals().items())

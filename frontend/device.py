@@ -48,6 +48,14 @@ class device:
     def __hash__(self) -> int:
         return hash((self.type, self.index))
 
+    def __enter__(self) -> device:
+        """New tensors are made on this device, which must be the CPU."""
+        require_cpu(self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
     def __reduce__(self) -> Any:
         return (device, (self.type, self.index))
 
@@ -62,3 +70,13 @@ def require_cpu(where: str | device | int | None) -> None:
     target = device("cuda", where) if isinstance(where, int) else device(where)
     if target.type != "cpu":
         raise UnsupportedError(f"device '{target}' is not available: Ingot computes on the CPU; use device 'cpu'")
+
+
+def get_default_device() -> device:
+    """The CPU."""
+    return CPU
+
+
+def set_default_device(device: Any) -> None:
+    """UnsupportedError unless it is the CPU."""
+    require_cpu(device)

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from . import (
+    attributes,
     creation,
     dispatch,
     distance,
@@ -31,7 +32,8 @@ from . import (
 )
 
 FAMILIES: tuple[ModuleType, ...] = (
-    creation, distance, einsum, elementary, elementwise, joining, linalg, matrices, ordering, picking, placing, random,
+    attributes, creation, distance, einsum, elementary, elementwise, joining, linalg, matrices, ordering, picking,
+    placing, random,
     reduce, scans, shaping, statistics, triangles, viewing,
 )  # fmt: skip
 

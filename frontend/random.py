@@ -22,6 +22,7 @@ from ..ir.dtypes import DType
 from ..ir.errors import UnsupportedError
 from . import dispatch, elementwise, promotion, shaping, streams, tracing
 from .device import CPU, device, require_cpu
+from .out import store
 from .sources import user_place
 
 if TYPE_CHECKING:
@@ -362,7 +363,10 @@ def _like(input: Tensor, dtype: DType | None, device: Any) -> Tensor:
 
 
 def _into(out: Tensor | None, made: Tensor) -> Tensor:
-    return made if out is None else dispatch.write(out, made, "out=")
+    if out is None:
+        return made
+    store("a random function", made, out)
+    return out
 
 
 def rand(

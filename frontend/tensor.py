@@ -14,6 +14,7 @@ from ..ir.errors import ShapeError, UnsupportedError
 from ..ir.graph import Value
 from ..ir.types import TensorType
 from . import (
+    attributes,
     creation,
     dispatch,
     elementary,
@@ -154,13 +155,15 @@ class Tensor(Differentiable):
         if self._value is not None:
             shape = self._extents
             strides = tuple(wrap(product(shape[i + 1 :])) for i in range(len(shape)))
+        elif not self._data.size:  # NumPy gives them no strides of their own
+            strides = tuple(product(max(e, 1) for e in self._data.shape[i + 1 :]) for i in range(self._data.ndim))
         else:
             strides = tuple(s // self._data.itemsize for s in self._data.strides)
         return strides if dim is None else strides[dim]
 
-    def is_contiguous(self) -> bool:
-        """Whether the memory order is row-major without gaps."""
-        return self._value is not None or self._data.flags.c_contiguous
+    def is_contiguous(self, memory_format: Any = attributes.contiguous_format) -> bool:
+        """Whether the memory order is row-major without gaps (or the given one)."""
+        return attributes.has_format(self, memory_format)
 
     def is_floating_point(self) -> bool:
         """Whether the dtype is floating."""
@@ -209,6 +212,8 @@ class Tensor(Differentiable):
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
         if dtype is not None and array.dtype != np.dtype(dtype):
+            if copy is False:
+                raise ValueError("Unable to avoid copy while creating an array as requested")
             return array.astype(dtype)
         return array.copy() if copy else array
 
@@ -253,34 +258,28 @@ class Tensor(Differentiable):
         return bool(reduce.any(elementwise.eq(self, element)))
 
     # -- copies and casts ---------------------------------------------------------------------------
-    def clone(self) -> Tensor:
+    def clone(self, *, memory_format: Any = attributes.preserve_format) -> Tensor:
         """A copy."""
-        return dispatch.apply("identity", self)
+        return attributes.in_format(dispatch.apply("identity", self), memory_format)
 
-    def contiguous(self) -> Tensor:
-        """Itself if row-major, else a row-major copy."""
-        return self if self.is_contiguous() else self.clone()
+    def contiguous(self, memory_format: Any = attributes.contiguous_format) -> Tensor:
+        """Itself if row-major (or in the given order of memory), else a copy that is."""
+        return self if self.is_contiguous(memory_format) else attributes.in_format(self, memory_format)
 
-    def to(
-        self, *args: Any, dtype: DType | None = None, device: Any = None, copy: bool = False, **kwargs: Any
-    ) -> Tensor:
-        """``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``: cast; the CPU is the only device."""
-        for arg in args:
-            if isinstance(arg, DType):
-                dtype = arg
-            elif dispatch.is_tensor(arg):
-                dtype = arg.dtype
-            elif not isinstance(arg, bool):
-                device = arg
-        require_cpu(device)
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """``to(dtype)``, ``to(device)``, ``to(device, dtype)`` or ``to(other)``, each with ``non_blocking``, ``copy``,
+        ``memory_format``: itself if nothing changes. The CPU is the only device."""
+        dtype, copy, memory_format = attributes.conversion("to", args, kwargs)
         out = self if dtype is None else dispatch.cast(self, dtype)
-        return out.clone() if copy and out is self else out
+        if copy and out is self:
+            out = dispatch.apply("identity", self)
+        return out if memory_format is None else attributes.in_format(out, memory_format)
 
-    def type(self, dtype: Any = None) -> Any:
-        """The type's name (``torch.FloatTensor``), or a cast to a dtype or such a name."""
+    def type(self, dtype: Any = None, non_blocking: Any = False, **kwargs: Any) -> Any:
+        """The type's name (``torch.FloatTensor``), or a cast to a dtype, a tensor type or such a name."""
         if dtype is None:
             return f"torch.{dispatch.type_word(self.dtype)}Tensor"
-        return dispatch.cast(self, named_dtype(dtype))
+        return dispatch.cast(self, tensor_types.named_dtype(dtype))
 
     def as_subclass(self, cls: Any) -> Any:
         """The same storage and history as an instance of ``cls``, a subclass of Tensor."""
@@ -296,11 +295,11 @@ class Tensor(Differentiable):
         """Cast to other's dtype."""
         return dispatch.cast(self, other.dtype)
 
-    def cpu(self) -> Tensor:
+    def cpu(self, memory_format: Any = None) -> Tensor:
         """Itself."""
         return self
 
-    def cuda(self, device: Any = None) -> Tensor:
+    def cuda(self, device: Any = None, non_blocking: Any = False, memory_format: Any = None) -> Tensor:
         """Refused: there is no GPU."""
         require_cpu("cuda" if device is None else device)
         return self
@@ -449,6 +448,7 @@ class Tensor(Differentiable):
 
 
 families.attach(Tensor)
+Tensor.layout = attributes.tensor_layout  # type: ignore[attr-defined] - the family's own ``layout`` is the class
 for _name, _fn in {
     "__iadd__": elementwise.add,
     "__isub__": elementwise.sub,
@@ -468,24 +468,14 @@ Tensor.polygamma_ = dispatch.inplace(Tensor.polygamma, "polygamma_")  # type: ig
 
 dispatch.register_tensor_class(Tensor)
 
-_BY_TYPE_NAME = {f"torch.{dispatch.type_word(d)}Tensor": d for d in dtypes.ALL}
-
-
-def named_dtype(which: Any) -> DType:
-    """A dtype from itself, a tensor type (``FloatTensor``) or its name (``"torch.FloatTensor"``)."""
-    if isinstance(which, DType):
-        return which
-    if isinstance(which, tensor_types.TensorType):
-        return which.dtype
-    try:
-        return _BY_TYPE_NAME[which]
-    except (KeyError, TypeError):
-        raise ValueError(f"invalid type: {which!r}") from None
-
-
 def is_tensor(obj: object) -> bool:
     """Whether ``obj`` is a Tensor."""
     return isinstance(obj, Tensor)
+
+
+def _has_compatible_shallow_copy_type(input: Tensor, from_: Tensor) -> bool:
+    """Whether ``input.data = from_`` keeps ``input`` a tensor of its kind: always, between tensors with memory."""
+    return isinstance(from_, Tensor)
 
 
 def numel(input: Tensor) -> Any:

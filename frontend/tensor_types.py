@@ -1,8 +1,4 @@
-"""``FloatTensor``, ``LongTensor`` ...: PyTorch's tensor types of one dtype each.
-
-They construct (``LongTensor([1, 0])``, ``FloatTensor(2, 3)``), convert (``t.type(FloatTensor)``) and test
-(``isinstance(t, FloatTensor)``); the tensors themselves are of class ``Tensor``.
-"""
+"""The old names of types: ``FloatTensor([1, 2])``, ``x.type("torch.LongTensor")``, ``isinstance(x, IntTensor)``."""
 
 from __future__ import annotations
 
@@ -10,59 +6,77 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir import dtypes
 from ..ir.dtypes import DType
-from . import creation, dispatch, promotion
-from .device import require_cpu
-from .size import Size, SymInt
+from . import attributes, dispatch, promotion
 
 if TYPE_CHECKING:
     from .tensor import Tensor
 
 
-class TensorType(type):
-    """The class of the tensor types."""
+class tensortype:
+    """A tensor type: makes tensors of its dtype, and tells them apart."""
 
-    dtype: DType
+    def __init__(self, dtype: DType, prefix: str = "torch") -> None:
+        self.dtype = dtype
+        self.is_cuda = prefix == "torch.cuda"
+        self.__module__ = prefix
+        self.__name__ = f"{dispatch.type_word(dtype)}Tensor"
 
-    def __call__(cls, *data: Any, device: Any = None) -> Tensor:
-        """A tensor of this type: of nested numbers or another tensor's values, or of the given extents (zeros)."""
-        require_cpu(device)
-        if len(data) == 1 and not isinstance(data[0], (int, SymInt, Size)):
-            return creation.tensor(data[0], dtype=cls.dtype)
-        shape = data[0] if len(data) == 1 and isinstance(data[0], Size) else (data or (0,))
-        return creation.zeros(*shape, dtype=cls.dtype)
+    def __call__(self, *data: Any, device: Any = None) -> Tensor:
+        """Of the given sizes (zeros), or of one sequence, array or tensor of this dtype."""
+        if self.is_cuda:
+            raise TypeError(f"type {self.__module__}.{self.__name__} not available. Torch not compiled with CUDA "
+                            "enabled.")  # fmt: skip
+        attributes.require_cpu(device)
+        return attributes.typed(self.dtype, data)
 
-    def __instancecheck__(cls, instance: object) -> bool:
-        return dispatch.is_tensor(instance) and instance.dtype is cls.dtype
+    def __instancecheck__(self, instance: object) -> bool:
+        return not self.is_cuda and dispatch.is_tensor(instance) and instance.dtype is self.dtype
 
-    def __repr__(cls) -> str:
-        return f"<class 'torch.{cls.__name__}'>"
+    def __repr__(self) -> str:
+        return f"<class '{self.__module__}.{self.__name__}'>"
 
+    def __str__(self) -> str:
+        return f"{self.__module__}.{self.__name__}"
 
-def _type(dtype: DType) -> TensorType:
-    name = f"{dispatch.type_word(dtype)}Tensor"
-    text = f"Tensors of {dtype.name}; see the module."
-    return TensorType(name, (), {"dtype": dtype, "__doc__": text, "__module__": "torch"})
-
-
-FloatTensor = _type(dtypes.float32)
-DoubleTensor = _type(dtypes.float64)
-HalfTensor = _type(dtypes.float16)
-BFloat16Tensor = _type(dtypes.bfloat16)
-ByteTensor = _type(dtypes.uint8)
-CharTensor = _type(dtypes.int8)
-ShortTensor = _type(dtypes.int16)
-IntTensor = _type(dtypes.int32)
-LongTensor = _type(dtypes.int64)
-BoolTensor = _type(dtypes.bool_)
-
-ALL = (
-    FloatTensor, DoubleTensor, HalfTensor, BFloat16Tensor, ByteTensor, CharTensor, ShortTensor, IntTensor, LongTensor,
-    BoolTensor,
-)  # fmt: skip
+    def __reduce__(self) -> Any:
+        return (_of, (self.dtype, self.is_cuda))
 
 
-def set_default_tensor_type(which: Any) -> None:
-    """Make a floating tensor type (or its name, ``"torch.DoubleTensor"``) the default; TypeError for others."""
-    from .tensor import named_dtype
+_TYPES = {(d, False): tensortype(d) for d in dtypes.ALL} | {(d, True): tensortype(d, "torch.cuda") for d in dtypes.ALL}
+CPU_TYPES = {kind.__name__: kind for (_, cuda), kind in _TYPES.items() if not cuda}
+CUDA_TYPES = {kind.__name__: kind for (_, cuda), kind in _TYPES.items() if cuda}
+FloatTensor, DoubleTensor = _TYPES[dtypes.float32, False], _TYPES[dtypes.float64, False]
+HalfTensor, BFloat16Tensor = _TYPES[dtypes.float16, False], _TYPES[dtypes.bfloat16, False]
+ByteTensor, CharTensor = _TYPES[dtypes.uint8, False], _TYPES[dtypes.int8, False]
+ShortTensor, IntTensor = _TYPES[dtypes.int16, False], _TYPES[dtypes.int32, False]
+LongTensor, BoolTensor = _TYPES[dtypes.int64, False], _TYPES[dtypes.bool_, False]
 
-    promotion.set_default_dtype(named_dtype(which))
+
+def _of(dtype: DType, cuda: bool) -> tensortype:
+    return _TYPES[dtype, cuda]
+
+
+def named_dtype(which: Any) -> DType:
+    """The dtype of a dtype, a tensor type, or its name (``torch.FloatTensor``)."""
+    if isinstance(which, DType):
+        return which
+    if isinstance(which, str):
+        head, _, name = which.rpartition(".")
+        kind = {"torch": CPU_TYPES, "torch.cuda": CUDA_TYPES}.get(head, {}).get(name)
+        if which == "torch.Tensor":
+            return promotion.get_default_dtype()
+        if kind is None:
+            raise ValueError(f"invalid type: {which!r}")
+        which = kind
+    if isinstance(which, tensortype):
+        if which.is_cuda:
+            raise TypeError(f"type {which} not available. Torch not compiled with CUDA enabled.")
+        return which.dtype
+    if isinstance(which, type) and dispatch._tensor_class in which.__mro__:
+        return promotion.get_default_dtype()
+    raise TypeError(f"type(): argument 'dtype' must be a dtype, a tensor type or its name, not {type(which).__name__}")
+
+
+def set_default_tensor_type(t: Any) -> None:
+    """Set the default floating dtype by its tensor type."""
+    promotion.set_default_dtype(named_dtype(t))

@@ -128,8 +128,19 @@ def _plain(feature: str) -> str:
     return feature.replace("-", "").replace("_", "").replace(".", "")
 
 
+_chosen: int | None = None
+
+
+def set_threads(count: int | None) -> None:
+    """What ``default_threads`` answers from now on; None: what this machine offers."""
+    global _chosen
+    _chosen = count
+
+
 def default_threads() -> int:
     """Threads worth using: CPUs this process may run on, capped by the cgroup's CPU quota (rounded up)."""
+    if _chosen is not None:
+        return _chosen
     try:
         count = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):

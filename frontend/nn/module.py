@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...ir.dtypes import DType
-from .. import dispatch, tracing
+from .. import attributes, dispatch, tracing
 from ..device import require_cpu
 from ..hooks import RemovableHandle
-from ..tensor import Tensor, named_dtype, typename
+from ..tensor import Tensor, typename
+from ..tensor_types import named_dtype
 from .parameter import Buffer, Parameter
 from .state import StateDictMixin
 
@@ -441,19 +442,16 @@ class Module(StateDictMixin):
         require_cpu("cuda" if device is None else device)
         return self
 
-    def to(self, *args: Any, device: Any = None, dtype: DType | None = None, non_blocking: bool = False) -> Any:
-        """``to(device)``, ``to(dtype)``, ``to(device, dtype)``, ``to(tensor)``: in place; returns self."""
-        for arg in args:
-            if isinstance(arg, DType):
-                dtype = arg
-            elif isinstance(arg, Tensor):
-                dtype = arg.dtype
-            elif not isinstance(arg, bool):
-                device = arg
-        require_cpu(device)
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """``to(device)``, ``to(dtype)``, ``to(device, dtype)``, ``to(tensor)``, ``to(memory_format=...)``: in place;
+        returns self."""
+        dtype, _, memory_format = attributes.conversion("to", args, kwargs)
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError("nn.Module.to only accepts floating point or complex dtypes, but got desired dtype="
                             f"{dtype}")  # fmt: skip
+        if memory_format is not None:
+            rank = 5 if memory_format is attributes.channels_last_3d else 4
+            self._apply(lambda t: attributes.in_format(t, memory_format) if t.dim() == rank else t)
         return self if dtype is None else self._cast_floats(dtype)
 
     # -- printing -----------------------------------------------------------------------------------
