@@ -5,6 +5,7 @@ import threading
 import ingot.frontend as ig
 import pytest
 from ingot.frontend.size import Size, SymInt, wrap
+from ingot.frontend.tracing import trace
 from ingot.ir.dims import Dim
 from ingot.ir.errors import DataDependentError
 
@@ -70,5 +71,5 @@ def test_a_trace_does_not_touch_other_threads():
         worker.join()
         return x
 
-    ig.trace(fn, (ig.InputSpec((2,)),))
+    trace(fn, (ig.InputSpec((2,)),))
     assert seen == [(False, [2, 2])]

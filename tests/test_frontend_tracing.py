@@ -6,7 +6,7 @@ from collections import namedtuple
 import ingot.frontend as ig
 import numpy as np
 import pytest
-from ingot.frontend import InputSpec, nn
+from ingot.frontend import InputSpec, missing, nn
 from ingot.frontend.tracing import trace
 from ingot.ir.dims import Dim
 from ingot.ir.dtypes import int64
@@ -253,6 +253,10 @@ def test_missing_operators_are_listed_with_the_rest():
         ig.zeros(2).angle()
     with pytest.raises(AttributeError, match="no attribute 'typo'"):
         trace(lambda x: x.typo(), (InputSpec((2,)),))
+
+
+def test_what_is_listed_as_missing_is_missing():
+    assert not [name for name in missing.SAME_SHAPE if hasattr(ig.Tensor, name)]
 
 
 def test_squeeze_of_a_symbolic_extent_must_be_decided():
