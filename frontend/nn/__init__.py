@@ -21,6 +21,7 @@ from . import (
     parameter,
     pooling,
     rearrange,
+    recurrent,
     upsampling,
 )
 from .activation import *  # noqa: F403
@@ -39,12 +40,13 @@ from .padding import *  # noqa: F403
 from .parameter import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .rearrange import *  # noqa: F403
+from .recurrent import *  # noqa: F403
 from .upsampling import *  # noqa: F403
 
 # Every file says itself what of it is public.
 _FILES = (
     activation, containers, conv_transpose, convolution, distance, dropout, layers, loss, loss_elementwise,
-    loss_margin, module, normalization, padding, parameter, pooling, rearrange, upsampling,
+    loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent, upsampling,
 )  # fmt: skip
 __all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
 
