@@ -56,8 +56,15 @@ def ingot_of(x: Any) -> Any:
         return type(x)(map(ingot_of, x))
     if isinstance(x, dict):
         return {k: ingot_of(v) for k, v in x.items()}
+    if isinstance(x, torch.nn.TransformerEncoderLayer):
+        return ig.nn.TransformerEncoderLayer(
+            x.self_attn.embed_dim, x.self_attn.num_heads, x.linear1.out_features, x.dropout.p, ingot_of(x.activation),
+            x.norm1.eps, x.self_attn.batch_first, x.norm_first, x.linear1.bias is not None,
+        )  # fmt: skip
     if isinstance(x, torch.nn.Module):
         return getattr(ig.nn, type(x).__name__)()
+    if callable(x) and getattr(torch.nn.functional, getattr(x, "__name__", ""), None) is x:
+        return getattr(ig.nn.functional, x.__name__)
     return x
 
 

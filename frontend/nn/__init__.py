@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     activation,
+    attention,
     containers,
     conv_transpose,
     convolution,
@@ -22,9 +23,11 @@ from . import (
     pooling,
     rearrange,
     recurrent,
+    transformer,
     upsampling,
 )
 from .activation import *  # noqa: F403
+from .attention import *  # noqa: F403
 from .containers import *  # noqa: F403
 from .conv_transpose import *  # noqa: F403
 from .convolution import *  # noqa: F403
@@ -41,12 +44,13 @@ from .parameter import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .rearrange import *  # noqa: F403
 from .recurrent import *  # noqa: F403
+from .transformer import *  # noqa: F403
 from .upsampling import *  # noqa: F403
 
 # Every file says itself what of it is public.
 _FILES = (
-    activation, containers, conv_transpose, convolution, distance, dropout, layers, loss, loss_elementwise,
-    loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent, upsampling,
+    activation, attention, containers, conv_transpose, convolution, distance, dropout, layers, loss, loss_elementwise,
+    loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent, transformer, upsampling,
 )  # fmt: skip
 __all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
 
