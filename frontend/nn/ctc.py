@@ -94,7 +94,7 @@ def _padded(targets: Tensor, lengths: Tensor) -> Tensor:
     samples = creation.arange(lengths.shape[0])
     before = samples < shaping.unsqueeze(samples, 1)
     starts = reduce.sum(where(before, lengths, 0), 1, True)
-    places = elementwise.minimum(starts + creation.arange(longest), elementwise.maximum(starts * 0, total - 1))
+    places = (starts + creation.arange(longest)).clamp(max=max(total - 1, 0))
     row = dispatch.apply("index_select", targets, shaping.reshape(places, -1), axis=0)
     return shaping.reshape(row, *places._extents)
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...ir.dtypes import int64
 from ...ir.errors import ShapeError
-from .. import creation, dispatch, elementwise, reduce, shaping
+from .. import dispatch, elementwise, reduce, shaping
 from ..linalg import linear
 from ..size import wrap
 from ..tape.names import rename
@@ -165,23 +164,4 @@ def linear_cross_entropy(
     )  # fmt: skip
 
 
-def one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    """int64 [*, num_classes] with a 1 where the class number points; -1 classes: the largest number + 1 (eager)."""
-    if tensor.dtype is not int64:
-        raise RuntimeError("one_hot is only applicable to index tensor of type LongTensor.")
-    if num_classes == -1:
-        array = tensor._concrete("one_hot()", "giving num_classes")
-        if not array.size:
-            raise RuntimeError("Can not infer total number of classes from empty tensor.")
-        num_classes = int(array.max()) + 1
-    if num_classes < 1 and tensor._value is None and tensor.numel():
-        raise RuntimeError("num_classes should be positive")
-    if tensor._value is None and tensor._data.size:
-        if tensor._data.min() < 0:
-            raise RuntimeError("Class values must be non-negative.")
-        if tensor._data.max() >= num_classes:
-            raise RuntimeError("Class values must be smaller than num_classes.")
-    return dispatch.cast(shaping.unsqueeze(tensor, -1) == creation.arange(num_classes), int64)
-
-
-__all__ = ["cross_entropy", "linear_cross_entropy", "nll_loss", "one_hot"]
+__all__ = ["cross_entropy", "linear_cross_entropy", "nll_loss"]

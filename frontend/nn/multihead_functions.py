@@ -12,7 +12,7 @@ from ..padding import pad
 from ..tensor import Tensor
 from .activation_functions import softmax
 from .attention_functions import scaled_dot_product_attention
-from .norm_functions import dropout
+from .dropout_functions import dropout
 
 
 def _check_ranks(query: Tensor, key: Tensor, value: Tensor, padding: Any, mask: Any, heads: int) -> bool:

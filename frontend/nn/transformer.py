@@ -13,10 +13,11 @@ from . import functional as F
 from . import init
 from .attention import MultiheadAttention
 from .containers import ModuleList
+from .dropout import Dropout
 from .layers import Linear
 from .module import Module
 from .multihead_functions import added_mask
-from .normalization import Dropout, LayerNorm
+from .normalization import LayerNorm
 
 Activation = str | Callable[[Tensor], Tensor]
 
