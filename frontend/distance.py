@@ -10,7 +10,6 @@ from ..ir.dtypes import DType
 from ..ir.errors import UnsupportedError
 from . import dispatch, elementwise, linalg, promotion, shaping
 from .elementwise import mul, sub, where
-from .keywords import numpy_names
 from .reduce import INFINITY, Dims, any_empty, axes_of, reduce
 from .tape.names import named
 
@@ -27,11 +26,12 @@ def root(x: Tensor) -> Tensor:
 
 
 def vector_norm(
-    input: Tensor, ord: Any = 2, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
+    x: Tensor, ord: Any = 2, dim: Dims = None, keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
     """(sum of |x| ** ord) ** (1 / ord) over axes (all by default); ``ord`` may be inf, -inf and 0 (the number of
     elements that are not 0)."""
-    x = input if dtype is None else dispatch.cast(input, dtype)
+    dispatch.require_tensor(x, "linalg.vector_norm")
+    x = x if dtype is None else dispatch.cast(x, dtype)
     if not x.dtype.is_floating_point:
         raise RuntimeError("linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
                            f"{dispatch.type_word(x.dtype)}")  # fmt: skip
@@ -67,20 +67,6 @@ def _sum(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
 
 def _shown(ord: float) -> str:
     return str(int(ord)) if ord == int(ord) else str(ord)
-
-
-@numpy_names
-@named("LinalgVectorNormBackward0")
-def norm(
-    input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False, dtype: DType | None = None
-) -> Tensor:
-    """p-norm over axes, of all elements by default: a number, inf, -inf, or "fro" (2)."""
-    if isinstance(p, str):
-        if p == "nuc":
-            raise UnsupportedError("norm(p='nuc') needs singular values, which Ingot does not compute")
-        if p != "fro":
-            raise RuntimeError(f"linalg.matrix_norm: Order {p} not supported.")
-    return vector_norm(input, 2 if p in ("fro", None) else p, dim, keepdim, dtype=dtype)
 
 
 @named("LinalgVectorNormBackward0")
@@ -147,7 +133,6 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
     return _sum(difference, (1,), False) if input._extents[1] == 0 else vector_norm(difference, p, 1)
 
 
-@numpy_names
 def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
     """The slices along ``dim`` scaled down to p-norm ``maxnorm`` where theirs is larger."""
     if p <= 0:
@@ -162,6 +147,6 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
 
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
-FUNCTIONS = ("cdist", "dist", "norm", "pdist", "renorm")
-METHODS = ("dist", "norm", "renorm")
+FUNCTIONS = ("cdist", "dist", "pdist", "renorm")
+METHODS = ("dist", "renorm")
 IN_PLACE = ("renorm",)

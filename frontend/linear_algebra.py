@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import namedtuple
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,9 @@ from ..ir import dtypes
 from ..ir.dtypes import DType
 from ..ir.errors import ShapeError
 from . import creation, dispatch, elementwise, linalg, reduce, shaping, viewing
+from .distance import vector_norm
 from .linalg import matmul
+from .return_types import named_result
 from .size import is_int
 
 if TYPE_CHECKING:
@@ -25,12 +26,10 @@ __all__ = [
     "svdvals", "vander", "vecdot", "vector_norm",
 ]  # fmt: skip
 
-_SVD: Any = namedtuple("linalg_svd", ["U", "S", "Vh"])  # type: ignore[name-match]
-_SLOGDET: Any = namedtuple("linalg_slogdet", ["sign", "logabsdet"])  # type: ignore[name-match]
-_EIGH: Any = namedtuple("linalg_eigh", ["eigenvalues", "eigenvectors"])  # type: ignore[name-match]
-_QR: Any = namedtuple("linalg_qr", ["Q", "R"])  # type: ignore[name-match]
-for _cls in (_SVD, _SLOGDET, _EIGH, _QR):
-    _cls.__module__ = "torch.return_types"
+_SVD = named_result("linalg_svd", "U", "S", "Vh")
+_SLOGDET = named_result("linalg_slogdet", "sign", "logabsdet")
+_EIGH = named_result("linalg_eigh", "eigenvalues", "eigenvectors")
+_QR = named_result("linalg_qr", "Q", "R")
 
 
 class LinAlgError(RuntimeError):
@@ -216,44 +215,6 @@ def vander(x: Tensor, *, N: int | None = None) -> Tensor:
 
 
 # -- norms ----------------------------------------------------------------------------------------------
-def vector_norm(
-    x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: DType | None = None
-) -> Tensor:
-    """(sum |x| ** ord) ** (1 / ord) over axes (all by default); ord inf, -inf: extremes; 0: how many are not zero."""
-    dispatch.require_tensor(x, "linalg.vector_norm")
-    if dtype is not None:
-        x = dispatch.cast(x, dtype)
-    if not x.dtype.is_floating_point:
-        raise RuntimeError("linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
-                           f"{dispatch.type_word(x.dtype)}")  # fmt: skip
-    axes = None if dim is None or (isinstance(dim, (tuple, list)) and not dim) else dim
-    size = elementwise.abs(x)
-    if ord == 0:
-        numbers = elementwise.where(elementwise.isnan(x), dispatch.scalar(1, x.dtype), x)
-        return reduce.sum(elementwise.abs(elementwise.sign(numbers)), axes, keepdim)  # differentiable, with zeros
-    if ord == math.inf:
-        return reduce.amax(size, () if axes is None else axes, keepdim)
-    if ord == -math.inf:
-        return reduce.amin(size, () if axes is None else axes, keepdim)
-    if ord == 1:
-        return reduce.sum(size, axes, keepdim)
-    if ord == 2:
-        return _root(reduce.sum(elementwise.mul(x, x), axes, keepdim), elementwise.sqrt)
-    if ord < 1:  # zeros have gradient 0, too
-        zero, one = dispatch.scalar(0 if ord > 0 else math.inf, x.dtype), dispatch.scalar(1, x.dtype)
-        is_zero = elementwise.eq(size, 0)
-        powers = elementwise.where(is_zero, zero, elementwise.pow(elementwise.where(is_zero, one, size), ord))
-        return _root(reduce.sum(powers, axes, keepdim), lambda t: elementwise.pow(t, 1.0 / ord))
-    return _root(reduce.sum(elementwise.pow(size, ord), axes, keepdim), lambda t: elementwise.pow(t, 1.0 / ord))
-
-
-def _root(total: Tensor, root: Callable[[Tensor], Tensor]) -> Tensor:
-    """``root(total)`` with gradient 0 where it is 0, as norms have."""
-    zero = elementwise.eq(total, 0)
-    one, nothing = dispatch.scalar(1, total.dtype), dispatch.scalar(0, total.dtype)
-    return elementwise.where(zero, nothing, root(elementwise.where(zero, one, total)))
-
-
 def matrix_norm(
     A: Tensor, ord: Any = "fro", dim: Sequence[int] = (-2, -1), keepdim: bool = False, *, dtype: DType | None = None
 ) -> Tensor:
@@ -370,7 +331,7 @@ def eigvalsh(A: Tensor, UPLO: str = "L") -> Tensor:
 
 def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | None = None) -> Any:
     """An object with the ``solution`` X that makes |A @ X - B| least (by the Moore-Penrose inverse)."""
-    result: Any = namedtuple("linalg_lstsq", ["solution"])  # type: ignore[name-match]
+    result = named_result("linalg_lstsq", "solution")
     if A._extents[:-1] != B._extents[:-1]:
         raise ShapeError(f"linalg.lstsq: A {list(A.shape)} and B {list(B.shape)} must agree but for the last axis")
     return result(matmul(pinv(A, rtol=rcond), B))

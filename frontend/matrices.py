@@ -3,22 +3,19 @@ the others)."""
 
 from __future__ import annotations
 
-from collections import namedtuple
 from typing import TYPE_CHECKING, Any
 
-from . import dispatch, elementwise, linear_algebra
+from ..ir.dtypes import DType
+from . import dispatch, elementwise, linear_algebra, return_types
+from .distance import vector_norm
+from .keywords import numpy_names
 from .linear_algebra import det, matrix_exp, matrix_power  # noqa: F401 - names of this module, too
+from .reduce import Dims
 from .size import provably, wrap
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
-
-_SLOGDET: Any = namedtuple("slogdet", ["sign", "logabsdet"])  # type: ignore[name-match]
-_SLOGDET.__module__ = "torch.return_types"
-_QR: Any = namedtuple("qr", ["Q", "R"])  # type: ignore[name-match]
-_QR.__module__ = "torch.return_types"
-_SVD: Any = namedtuple("svd", ["U", "S", "V"])  # type: ignore[name-match]
-_SVD.__module__ = "torch.return_types"
 
 
 def inverse(input: Tensor) -> Tensor:
@@ -28,7 +25,7 @@ def inverse(input: Tensor) -> Tensor:
 
 def slogdet(input: Tensor) -> Any:
     """(sign, log |det|) of square matrices."""
-    return _SLOGDET(*linear_algebra.slogdet(input))
+    return return_types.slogdet(*linear_algebra.slogdet(input))
 
 
 def logdet(input: Tensor) -> Tensor:
@@ -56,6 +53,18 @@ def chain_matmul(*matrices: Tensor) -> Tensor:
     return matrices[0] if len(matrices) == 1 else linear_algebra.multi_dot(matrices)
 
 
+@numpy_names
+@named("LinalgVectorNormBackward0")
+def norm(
+    input: Tensor, p: Any = "fro", dim: Dims = None, keepdim: bool = False, dtype: DType | None = None
+) -> Tensor:
+    """p-norm over axes, of all elements by default: a number, inf, -inf, "fro" (2), or "nuc" (of matrices)."""
+    if p == "nuc" or (isinstance(p, str) and p != "fro"):
+        axes = list(range(input.dim())) if dim is None else dim
+        return linear_algebra.matrix_norm(input, p, axes, keepdim, dtype=dtype)  # type: ignore[arg-type]
+    return vector_norm(input, 2 if p in ("fro", None) else p, dim, keepdim, dtype=dtype)
+
+
 def cholesky(input: Tensor, upper: bool = False) -> Tensor:
     """``linalg.cholesky``."""
     return linear_algebra.cholesky(input, upper=upper)
@@ -63,21 +72,22 @@ def cholesky(input: Tensor, upper: bool = False) -> Tensor:
 
 def qr(input: Tensor, some: bool = True) -> Any:
     """``linalg.qr``."""
-    return _QR(*linear_algebra.qr(input, "reduced" if some else "complete"))
+    return return_types.qr(*linear_algebra.qr(input, "reduced" if some else "complete"))
 
 
 def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> Any:
     """(U, S, V) with input = U diag(S) V.mT."""
     u, s, vh = linear_algebra.svd(input, full_matrices=not some)
-    return _SVD(u, s, vh.mT)
+    return return_types.svd(u, s, vh.mT)
 
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
 FUNCTIONS = (
-    "chain_matmul", "cholesky", "cross", "det", "inverse", "logdet", "matrix_exp", "matrix_power", "pinverse", "qr",
-    "slogdet", "svd",
+    "chain_matmul", "cholesky", "cross", "det", "inverse", "logdet", "matrix_exp", "matrix_power", "norm", "pinverse",
+    "qr", "slogdet", "svd",
 )  # fmt: skip
 METHODS = (
-    "cholesky", "cross", "det", "inverse", "logdet", "matrix_exp", "matrix_power", "pinverse", "qr", "slogdet", "svd",
+    "cholesky", "cross", "det", "inverse", "logdet", "matrix_exp", "matrix_power", "norm", "pinverse", "qr", "slogdet",
+    "svd",
 )  # fmt: skip
 IN_PLACE = ()

@@ -6,7 +6,8 @@ from collections import namedtuple
 from typing import Any
 
 
-def _named(name: str, *fields: str) -> Any:
+def named_result(name: str, *fields: str) -> Any:
+    """A named tuple ``torch.return_types.name``."""
     cls = namedtuple(name, fields)  # type: ignore[misc]
     cls.__module__ = "torch.return_types"
     cls.__repr__ = _repr  # type: ignore[method-assign,assignment]
@@ -18,10 +19,13 @@ def _repr(result: Any) -> str:
     return f"torch.return_types.{type(result).__name__}(\n{parts})"
 
 
-aminmax = _named("aminmax", "min", "max")
-histogram = _named("histogram", "hist", "bin_edges")
-histogramdd = _named("histogramdd", "hist", "bin_edges")
+aminmax = named_result("aminmax", "min", "max")
+histogram = named_result("histogram", "hist", "bin_edges")
+histogramdd = named_result("histogramdd", "hist", "bin_edges")
+qr = named_result("qr", "Q", "R")
+slogdet = named_result("slogdet", "sign", "logabsdet")
+svd = named_result("svd", "U", "S", "V")
 cummax, cummin, kthvalue, max, median, min, mode, nanmedian, sort, topk = (
-    _named(name, "values", "indices")
+    named_result(name, "values", "indices")
     for name in ("cummax", "cummin", "kthvalue", "max", "median", "min", "mode", "nanmedian", "sort", "topk")
 )

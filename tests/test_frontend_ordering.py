@@ -93,6 +93,7 @@ def test_norms() -> None:
     same(torch.norm(x, p=1, dim=0), [3, 4])
     same(x.norm(inf), 4)
     same(x.norm(0), 2)
+    same(x.norm("nuc"), 5)
     for p in (0.5, 1, 1.5, 2, 3, inf):
         assert gradient_of(lambda x, p=p: x.norm(p, 1), [[0.0, 0.0]])[0].tolist() == [[0, 0]], p
     same(torch.dist(torch.tensor([1.0, 5.0]), torch.tensor([4.0, 1.0])), 5)
@@ -272,7 +273,8 @@ EMPTY, ROWS = "torch.zeros(0)", "torch.zeros(0, 2)"
         ("torch.gradient(torch.ones(1))", RuntimeError, r"each dimension size to be at least edge_order\+1"),
         ("torch.renorm(torch.ones(3), 2, 0, 1)", RuntimeError, "needs at least 2 dimensions, got 1 dimensions"),
         ("torch.searchsorted(torch.ones(3, 2), torch.ones(2, 2))", RuntimeError, "should be 1 dimension or the first"),
-        ("torch.norm(torch.ones(2, 2), 'nuc')", NotImplementedError, "singular values"),
+        ("torch.norm(torch.ones(2, 2), 'x')", RuntimeError, "linalg.matrix_norm: Order x not supported"),
+        ("torch.norm(torch.tensor([1]))", RuntimeError, "linalg.vector_norm: Expected a floating point or complex"),
     ],
 )
 def test_errors(call: str, error: type[Exception], words: str) -> None:
