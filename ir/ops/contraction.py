@@ -283,15 +283,21 @@ def _conv_weight_grad_reference(
     depth = x.shape[1] // groups * prod(kernel)
     x, dy = _lift(dy.shape[0] * points, x, dy)
     x = pad_spatial(x, padding)
-    out = np.zeros((groups, channels // groups, depth), x.dtype)
+    rows = channels // groups
+    out = np.zeros((groups, rows, depth), x.dtype)
     for cut in _pieces(x.shape[0], depth * groups * points):
-        # One product per group: batch and positions together are the summed axis.
-        part, rows = x[cut], channels // groups
+        part = x[cut]
         n = len(part)
-        unfolded = windows(part, kernel, counts, stride, dilation).reshape(n, groups, depth, points)
-        columns = np.moveaxis(unfolded, 0, 2).reshape(groups, depth, n * points)
-        grads = np.moveaxis(dy[cut].reshape(n, groups, rows, points), 0, 2).reshape(groups, rows, n * points)
-        out += np.matmul(grads, columns.swapaxes(1, 2))
+        columns = windows(part, kernel, counts, stride, dilation).reshape(n, groups, depth, points)
+        grads = dy[cut].reshape(n, groups, rows, points)
+        if rows <= points:
+            # A product per image needs no second copy of the columns, and its results are smaller than they are.
+            out += np.matmul(grads, columns.swapaxes(2, 3)).sum(axis=0)
+        else:
+            # One product per group: batch and positions together are the summed axis.
+            columns = np.moveaxis(columns, 0, 2).reshape(groups, depth, n * points)
+            grads = np.moveaxis(grads, 0, 2).reshape(groups, rows, n * points)
+            out += np.matmul(grads, columns.swapaxes(1, 2))
     return _lower(out, dtype).reshape(channels, x.shape[1] // groups, *kernel)
 
 

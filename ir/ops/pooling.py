@@ -84,10 +84,11 @@ def _max_pool_reference(
         index = index + along(axis, np.clip(first, 0, max(e - 1, 0)) * plane_strides[axis])
     indices = np.broadcast_to(index, (*x.shape[:2], *counts)).copy()
     values = np.full(indices.shape, lowest, x.dtype)
+    has_nan = dtype.kind == "f" and bool(np.isnan(x).any())
     for tap, where in taps(kernel, counts, stride, dilation):
         candidate = padded[(slice(None), slice(None), *where)]
         better = candidate > values
-        if dtype.kind == "f":
+        if has_nan:
             better |= np.isnan(candidate) & ~np.isnan(values)
         position = np.zeros((1,) * len(spatial), np.int64)
         for axis, (start, k, d) in enumerate(zip(starts, tap, dilation, strict=True)):
