@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..ir.errors import ShapeError
+from ..runtime.backward import now
 from . import dispatch, shaping
 from .size import wrap
+from .tape.names import rename
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -38,7 +40,7 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         raise NotImplementedError(f"Unrecognised padding mode {mode}")
     if rank not in (len(pairs) + 1, len(pairs) + 2):
         raise NotImplementedError("Only 2D, 3D, 4D, 5D padding with non-constant padding are supported for now")
-    out = input
+    out, since = input, now()
     for axis, (low, high) in sorted(pairs.items()):
         if mode == "circular":  # what is cropped does not come back on the other side
             out = _crop(out, axis, low, high)
@@ -46,6 +48,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
             out = border(out, axis, max(low, 0), max(high, 0))
         if mode != "circular":
             out = _crop(out, axis, low, high)
+    if mode != "circular":
+        rename(out, f"{'Reflection' if mode == 'reflect' else 'Replication'}Pad{len(pairs)}DBackward0", since)
     return out
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ...ir import dtypes
 from ...ir.dtypes import DType
 from .. import dispatch, elementwise, promotion, random, shaping
+from ..tape.names import named
 from ..tensor import Tensor
 
 _SELU_ALPHA = 1.6732632423543772848170429916717
@@ -30,6 +31,7 @@ def relu_(input: Tensor) -> Tensor:
     return relu(input, inplace=True)
 
 
+@named("HardtanhBackward0")
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """x limited to [min_val, max_val]."""
     if min_val > max_val:
@@ -73,6 +75,7 @@ def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
     return elu(input, alpha, inplace=True)
 
 
+@named("EluBackward0")
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
     """scale * elu(x, alpha) with the self-normalising constants."""
     return _run(
@@ -85,6 +88,7 @@ def selu_(input: Tensor) -> Tensor:
     return selu(input, inplace=True)
 
 
+@named("CeluBackward0")
 def celu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """max(x, 0) + min(0, alpha (exp(x / alpha) - 1)); RuntimeError for alpha 0."""
     if alpha == 0:
@@ -117,7 +121,7 @@ def rrelu(
         drawn = elementwise.add(elementwise.mul(random.uniform(x._extents), upper - lower), lower)
         return elementwise.where(elementwise.le(x, 0), elementwise.mul(x, dispatch.cast(drawn, x.dtype)), x)
 
-    return _run(compute, input, inplace, "rrelu")
+    return _run(named("RreluWithNoiseBackward0")(compute), input, inplace, "rrelu")
 
 
 def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False) -> Tensor:
@@ -125,6 +129,7 @@ def rrelu_(input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, traini
     return rrelu(input, lower, upper, training, inplace=True)
 
 
+@named("ThresholdBackward0")
 def threshold(input: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
     """x where it is above ``threshold``, else ``value``."""
 
@@ -139,12 +144,14 @@ def threshold_(input: Tensor, threshold_: float, value: float) -> Tensor:
     return threshold(input, threshold_, value, inplace=True)
 
 
+@named("HardshrinkBackward0")
 def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x outside of [-lambd, lambd], else 0."""
     inside = elementwise.logical_and(elementwise.ge(input, -lambd), elementwise.le(input, lambd))
     return elementwise.where(inside, promotion.operand(0, input.dtype), input)
 
 
+@named("SoftshrinkBackward0")
 def softshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
     """x - lambd above lambd, x + lambd below -lambd, else 0; RuntimeError for a negative lambd."""
     if lambd < 0:
@@ -162,6 +169,7 @@ def tanhshrink(input: Tensor) -> Tensor:
     return elementwise.sub(input, elementwise.tanh(input))
 
 
+@named("GluBackward0")
 def glu(input: Tensor, dim: int = -1) -> Tensor:
     """a * sigmoid(b) for the halves a and b along ``dim``; RuntimeError for an odd extent."""
     if input.dim() == 0:
@@ -187,6 +195,7 @@ def silu(input: Tensor, inplace: bool = False) -> Tensor:
     return _run(lambda x: dispatch.apply("silu", x), input, inplace, "silu")
 
 
+@named("MishBackward0")
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
     """x tanh(softplus(x))."""
     return _run(lambda x: elementwise.mul(x, elementwise.tanh(softplus(x))), input, inplace, "mish")
@@ -197,6 +206,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
     return dispatch.apply("softplus", input, beta=beta, threshold=threshold)
 
 
+@named("LogSigmoidBackward0")
 def logsigmoid(input: Tensor) -> Tensor:
     """log(sigmoid(x)), finite for large negative x."""
     tail = elementwise.log1p(elementwise.exp(elementwise.neg(elementwise.abs(input))))
@@ -223,6 +233,7 @@ def tanh(input: Tensor) -> Tensor:
     return elementwise.tanh(input)
 
 
+@named("PreluKernelBackward0")
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
     """x, times ``weight`` below 0; one slope, or one per channel (axis 1)."""
     if weight.dim() > 1:

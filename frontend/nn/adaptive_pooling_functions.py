@@ -11,11 +11,12 @@ import numpy as np
 from ...ir import dtypes
 from ...ir.dims import DimExpr, Extent, product
 from ...ir.errors import ShapeError, UnsupportedError
+from ...runtime.backward import now
 from .. import dispatch, elementwise, linalg, random, reduce, shaping
 from ..sources import user_place
 from ..tensor import Tensor
 from .pooling_functions import _avg_pool, _max_pool
-from .windows import batched, pair, unbatched
+from .windows import batched, label, pair, unbatched
 
 
 def _bins(rank: int, output_size: Any, sides: Sequence[Extent]) -> list[Any]:
@@ -64,7 +65,7 @@ def _averaging(size: int, bins: int, dtype: np.dtype) -> np.ndarray:
 def _adaptive_avg_pool(rank: int, input: Tensor, output_size: Any) -> Tensor:
     name = f"adaptive_avg_pool{rank}d"
     x, added = batched(input, name, rank)
-    sides = x._extents[2:]
+    sides, since = x._extents[2:], now()
     bins = _bins(rank, output_size, sides)
     if all(b == s for b, s in zip(bins, sides, strict=True)):
         out = x.clone()
@@ -84,7 +85,10 @@ def _adaptive_avg_pool(rank: int, input: Tensor, output_size: Any) -> Tensor:
             out = linalg.linear(out if last else shaping.transpose(out, axis, -1), matrix)
             out = out if last else shaping.transpose(out, axis, -1)
         out = out.contiguous()
-    return unbatched(out, added)
+    out = unbatched(out, added)
+    if rank == 1 or any(b != 1 for b in bins):
+        label(out, rank, "AdaptiveAvgPool{}D", since)
+    return out
 
 
 def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Tensor:
@@ -137,7 +141,7 @@ def _adaptive_max_pool(rank: int, input: Tensor, output_size: Any, return_indice
     if any(e == 0 for e in sides):
         raise ShapeError(f"{name}(): Expected input to have non-zero size for non-batch dimensions, but input has "
                          f"sizes {list(input.shape)}")  # fmt: skip
-    bins = _bins(rank, output_size, sides)
+    bins, since = _bins(rank, output_size, sides), now()
     if all(b == 1 for b in bins):
         plane = shaping.reshape(x, *x._extents[:2], product(sides))
         where = dispatch.apply("argmax", plane, axis=2, keepdims=True)
@@ -155,6 +159,7 @@ def _adaptive_max_pool(rank: int, input: Tensor, output_size: Any, return_indice
         table = dispatch.from_array(_places(sides, bins)[None, None])  # type: ignore[arg-type]
         values, indices = _largest(x, table, bins)
     values = unbatched(values, added)
+    label(values, rank, "AdaptiveMaxPool{}D", since)
     return (values, unbatched(indices, added)) if return_indices else values
 
 
@@ -230,6 +235,7 @@ def _fractional(
     if samples.dim() != 3 or samples.shape[0] < n or samples.shape[1] != c or samples.shape[2] != rank:
         raise ShapeError(f"{name}: _random_samples must be [{n}, {c}, {rank}], got {list(samples.shape)}")
     samples = shaping.slice_axis(samples, 0, 0, n)
+    since = now()
     table: Tensor | None = None
     for axis, (side, count, k) in enumerate(zip(sides, counts, kernel, strict=True)):
         # PyTorch counts the samples from the last axis in two dimensions and from the first in three.
@@ -249,6 +255,7 @@ def _fractional(
     assert table is not None and prod(counts) == table._extents[2]
     values, indices = _largest(x, table, counts)
     values = unbatched(values, added)
+    label(values, rank, "FractionalMaxPool{}D", since)
     return (values, unbatched(indices, added)) if return_indices else values
 
 

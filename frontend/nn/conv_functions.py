@@ -6,7 +6,9 @@ from typing import Any
 
 from ...ir.dims import DimExpr
 from ...ir.errors import ShapeError
+from ...runtime.backward import now
 from .. import dispatch, elementwise, shaping
+from ..tape.names import rename
 from ..tensor import Tensor
 from .windows import batched, pair, unbatched
 
@@ -57,9 +59,11 @@ def _conv(
         )
     pads = _pads(rank, padding, kernel, steps, gaps)
     _check_room(x._extents[2:], kernel, pads, gaps)
+    since = now()
     out = dispatch.apply("conv", x, weight, stride=steps, padding=pads, dilation=gaps, groups=int(groups))
     if bias is not None:
         out = elementwise.add(out, shaping.reshape(bias, -1, *(1,) * rank))
+    rename(out, "ConvolutionBackward0", since)
     return unbatched(out, added)
 
 

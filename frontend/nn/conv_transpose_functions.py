@@ -6,10 +6,12 @@ from typing import Any
 
 from ...ir.dims import DimExpr
 from ...ir.errors import ShapeError
+from ...runtime.backward import now
 from .. import dispatch, elementwise, shaping
 from ..size import as_extent
+from ..tape.names import rename
 from ..tensor import Tensor
-from .windows import pair
+from .windows import pair, unbatched
 
 _KINDS = {1: "conv_transpose1d", 2: "conv_transpose2d", 3: "conv_transpose3d"}
 
@@ -63,13 +65,15 @@ def _conv_transpose(
     )  # fmt: skip
     extra = _extents(output_padding, rank)
     _check(rank, x, weight, bias, steps, widths, gaps, extra, groups)
+    since = now()
     out = dispatch.apply(
         "conv_transpose", x, weight, stride=steps, padding=tuple((p, p) for p in widths), dilation=gaps,
         groups=int(groups), output_padding=extra,
     )  # fmt: skip
     if bias is not None:
         out = elementwise.add(out, shaping.reshape(bias, -1, *(1,) * rank))
-    return shaping.squeeze(out, 0) if added else out
+    rename(out, "ConvolutionBackward0", since)
+    return unbatched(out, added)
 
 
 def _extents(value: Any, rank: int) -> tuple[Any, ...]:

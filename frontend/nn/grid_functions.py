@@ -12,8 +12,10 @@ import numpy as np
 from ...ir import dtypes
 from ...ir.dims import product
 from ...ir.errors import ShapeError
+from ...runtime.backward import now
 from .. import dispatch, elementwise, linalg, shaping
 from ..size import wrap
+from ..tape.names import named, rename
 from ..tensor import Tensor
 
 _MODES = ("bilinear", "nearest", "bicubic")
@@ -62,6 +64,7 @@ def _sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_cor
     n, c = input._extents[:2]
     sizes = input._extents[2:]
     points = grid._extents[1:-1]
+    since = now()
     count = product(points)
     flat = shaping.reshape(grid, n, count, rank)
     # grid has x first; axes are in the input's order from here on.
@@ -79,7 +82,9 @@ def _sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str, align_cor
             out = read([elementwise.round(p) for p in places], padding_mode == "zeros")
         else:
             out = _linear(read, places)
-    return shaping.reshape(out, n, c, *points)
+    out = shaping.reshape(out, n, c, *points)
+    rename(out, f"GridSampler{rank}DBackward0", since)
+    return out
 
 
 Reader = Callable[[Sequence[Tensor], bool], Tensor]
@@ -208,6 +213,7 @@ def _line(size: int, dtype: Any, align_corners: bool) -> np.ndarray:
     return (line if align_corners else line * (size - 1) / size).astype(dtype)
 
 
+@named("AffineGridGeneratorBackward0")
 def affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Tensor:
     """The grid [N, H, W, 2] (or [N, D, H, W, 3]) for ``grid_sample`` of the affine maps ``theta`` [N, 2, 3] (or
     [N, 3, 4]); ``size`` is the output's [N, C, H, W]. ValueError if they do not fit."""

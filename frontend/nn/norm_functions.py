@@ -9,9 +9,10 @@ import numpy as np
 
 from ...ir import dims, dtypes
 from ...ir.errors import ShapeError
-from .. import dispatch, elementwise, promotion, reduce, shaping
+from .. import dispatch, distance, elementwise, promotion, reduce, shaping
 from ..padding import pad
 from ..size import provably, wrap
+from ..tape.names import named
 from ..tensor import Tensor
 from .pooling_functions import avg_pool2d
 
@@ -76,6 +77,7 @@ def _check_tail(input: Tensor, tail: tuple[Any, ...]) -> None:
                          f"{', '.join(map(str, tail))}], but got input of size{list(input.shape)}")  # fmt: skip
 
 
+@named("NativeLayerNormBackward0")
 def layer_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
     eps: float = 1e-5,
@@ -124,6 +126,7 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return x
 
 
+@named("NativeGroupNormBackward0")
 def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
@@ -197,7 +200,7 @@ def normalize(
     input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Tensor | None = None
 ) -> Tensor:
     """x / max(p-norm along ``dim``, eps)."""
-    length = elementwise.clamp(reduce.norm(input, p, dim, keepdim=True), min=eps)
+    length = elementwise.clamp(distance.norm(input, p, dim, keepdim=True), min=eps)
     result = elementwise.div(input, length)
     return result if out is None else dispatch.write(out, result, "normalize")
 

@@ -8,10 +8,11 @@ from typing import Any
 from ...ir import dtypes
 from ...ir.dims import Extent, product
 from ...ir.errors import ShapeError
+from ...runtime.backward import now
 from .. import creation, dispatch, elementwise, shaping
 from ..size import as_extent, wrap
 from ..tensor import Tensor
-from .windows import batched, pair, unbatched
+from .windows import batched, label, pair, unbatched
 
 
 def _given(stride: Any) -> bool:
@@ -40,10 +41,12 @@ def _max_pool(
 ) -> Any:  # fmt: skip
     x, added = batched(input, f"max_pool{rank}d", rank)
     kernel, steps, pads, gaps = _window(rank, kernel_size, stride, padding, dilation)
+    since = now()
     values, indices = dispatch.apply(
         "max_pool", x, kernel=kernel, stride=steps, padding=pads, dilation=gaps, ceil_mode=bool(ceil_mode)
     )
     values = unbatched(values, added)
+    label(values, rank, "MaxPool{}DWithIndices", since)
     return (values, unbatched(indices, added)) if return_indices else values
 
 
@@ -100,12 +103,15 @@ def _avg_pool(
     if divisor_override == 0:
         raise RuntimeError("divisor must be not zero")
     kernel, steps, pads, _ = _window(rank, kernel_size, stride, padding)
+    since = now()
     exact = not x.dtype.is_floating_point  # integers: the quotient without its fraction
     out = dispatch.apply(
         "avg_pool", dispatch.cast(x, dtypes.float64) if exact else x, kernel=kernel, stride=steps, padding=pads,
         ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad), divisor_override=divisor_override,
     )  # fmt: skip
-    return unbatched(dispatch.cast(elementwise.trunc(out), x.dtype) if exact else out, added)
+    out = unbatched(dispatch.cast(elementwise.trunc(out), x.dtype) if exact else out, added)
+    label(out, rank, "AvgPool{}D", since)
+    return out
 
 
 def avg_pool1d(
@@ -208,11 +214,14 @@ def _max_unpool(
             raise RuntimeError(f"Found an invalid max index: {low if low < 0 else high} (output volumes are of size "
                                f"{'x'.join(map(str, sizes))}")  # fmt: skip
     lead: tuple[Extent, ...] = x._extents[:2]
+    since = now()
     empty = creation.zeros(*lead, plane, dtype=x.dtype)
     out = dispatch.apply(
         "scatter", empty, shaping.reshape(indices, *lead, count), shaping.reshape(x, *lead, count), axis=2
     )
-    return unbatched(shaping.reshape(out, *lead, *extents), added)
+    out = unbatched(shaping.reshape(out, *lead, *extents), added)
+    label(out, rank, "MaxUnpool{}D", since)
+    return out
 
 
 def max_unpool1d(

@@ -13,6 +13,7 @@ from ...ir.errors import ShapeError
 from .. import creation, dispatch, elementwise, shaping
 from ..padding import pad
 from ..size import wrap
+from ..tape.names import named
 from ..tensor import Tensor
 from .windows import pair
 
@@ -26,6 +27,7 @@ def _spatial(input: Tensor, name: str) -> tuple[tuple[Any, ...], Any, Any, Any]:
     return tuple(lead), c, h, w
 
 
+@named("PixelShuffleBackward0")
 def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     """[*, C r r, H, W] to [*, C, H r, W r]: channels become pixels. RuntimeError if r r does not divide them."""
     lead, c, h, w = _spatial(input, "pixel_shuffle")
@@ -41,6 +43,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Tensor:
     return shaping.reshape(moved, *lead, c // (r * r), h * r, w * r)
 
 
+@named("PixelUnshuffleBackward0")
 def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     """[*, C, H r, W r] to [*, C r r, H, W]: the inverse of ``pixel_shuffle``."""
     lead, c, h, w = _spatial(input, "pixel_unshuffle")
@@ -57,6 +60,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Tensor:
     return shaping.reshape(moved, *lead, c * r * r, h // r, w // r)
 
 
+@named("ChannelShuffleBackward0")
 def channel_shuffle(input: Tensor, groups: int) -> Tensor:
     """Channels (axis 1) of [N, C, ...] dealt out over ``groups``; RuntimeError if they do not divide."""
     if input.dim() < 3:
@@ -101,6 +105,7 @@ def _options(kernel_size: Any, dilation: Any, padding: Any, stride: Any) -> list
     return out
 
 
+@named("Im2ColBackward0")
 def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1) -> Tensor:
     """Sliding windows of [N, C, H, W] (or [C, H, W]) as columns: [N, C * kH * kW, windows].
 
@@ -129,6 +134,7 @@ def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
     return out if input.dim() == 4 else shaping.reshape(out, *out._extents[1:])
 
 
+@named("Col2ImBackward0")
 def fold(
     input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Tensor:

@@ -12,9 +12,11 @@ import numpy as np
 from ...ir.dims import DimExpr, Extent
 from ...ir.dtypes import float32, float64, int32
 from ...ir.errors import ShapeError, UnsupportedError
+from ...runtime.backward import now
 from .. import creation, dispatch, elementwise, shaping
 from ..size import SymInt, as_extent, is_int
 from ..sources import user_place
+from ..tape.names import rename
 from ..tensor import Tensor
 
 # mode -> (IR mode, rank it needs or None)
@@ -73,10 +75,21 @@ def interpolate(
         raise ShapeError(
             f"Input and output sizes should be greater than 0, but got input {_named(spatial)} output {_named(sizes)}"
         )
-    return dispatch.apply(
+    since = now()
+    out = dispatch.apply(
         "resize", input, mode=kind, sizes=tuple(sizes), scales=tuple(scales) if any(scales) else (),
         align_corners=bool(align_corners), antialias=bool(antialias),
     )  # fmt: skip
+    rename(out, _node_name(mode, rank, antialias), since)
+    return out
+
+
+def _node_name(mode: str, rank: int, antialias: bool) -> str:
+    """``UpsampleBilinear2DBackward0``."""
+    if mode == "area":
+        return f"AdaptiveAvgPool{rank}DBackward0"
+    word = "".join(part.capitalize() for part in mode.split("-"))
+    return f"Upsample{word}{rank}D{'Aa' if antialias else ''}Backward0"
 
 
 def _kind(input: Tensor, mode: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...ir.errors import ShapeError
 from .. import dispatch, shaping
+from ..tape.names import named, rename
 from ..tensor import Tensor
 
 
@@ -33,4 +34,9 @@ def batched(input: Tensor, name: str, rank: int) -> tuple[Tensor, bool]:
 
 def unbatched(output: Tensor, added: bool) -> Tensor:
     """The result without the batch axis that ``batched`` added."""
-    return shaping.reshape(output, *output._extents[1:]) if added else output
+    return named("SqueezeBackward1")(shaping.reshape)(output, *output._extents[1:]) if added else output
+
+
+def label(output: Tensor, rank: int, word: str, since: int) -> None:
+    """Names the last node since ``since`` as PyTorch does: over one axis it squeezes what has two."""
+    rename(output, "SqueezeBackward1" if rank == 1 else f"{word.format(rank)}Backward0", since)
