@@ -226,8 +226,8 @@ def _fractional(
         counts = tuple(int(s * r) for s, r in zip(sides, ratios, strict=True))
     else:
         counts = pair(output_size, "output_size", rank)
-    for side, k, n in zip(sides, kernel, counts, strict=True):
-        if n + k - 1 > side:
+    for side, k, wanted in zip(sides, kernel, counts, strict=True):
+        if wanted + k - 1 > side:
             raise RuntimeError(f"{name}(): pool size {k} too large relative to input size {side}")
     n, c = x._extents[:2]
     if samples is None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ir import dims, dtypes
 from ...ir.errors import ShapeError
-from .. import dispatch, distance, elementwise, promotion, reduce, shaping
+from .. import dispatch, distance, elementwise, promotion, reduce, shaping, statistics
 from ..padding import pad
 from ..size import provably, wrap
 from ..tape.names import named
@@ -111,7 +111,7 @@ def instance_norm(
     if running_mean is not None:
         _move(running_mean, reduce.mean(reduce.mean(planes, 2), 0), momentum)
     if running_var is not None:
-        _move(running_var, reduce.mean(reduce.var(planes, 2), 0), momentum)
+        _move(running_var, reduce.mean(statistics.var(planes, 2), 0), momentum)
     out = shaping.reshape(dispatch.apply("layer_norm", planes, ndim=1, eps=eps), *input._extents)
     return _affine(out, weight, bias)
 

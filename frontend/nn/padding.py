@@ -19,7 +19,7 @@ class _PadNd(Module):
     def __init__(self, padding: int | Sequence[int]) -> None:
         super().__init__()
         wanted = 2 * self._rank
-        widths = tuple(padding) if isinstance(padding, (tuple, list)) else (padding,) * wanted
+        widths: tuple[Any, ...] = tuple(padding) if isinstance(padding, (tuple, list)) else (padding,) * wanted
         if len(widths) != wanted:
             raise ValueError(f"{type(self).__name__}: padding must be an int or {wanted} of them, got {padding}")
         self.padding = widths
