@@ -26,10 +26,10 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench,mpi]'
 	@touch $@ $(VENV)/.run
 $(VENV)/.parity: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev,bench,parity]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench,mpi,parity]'
 	@touch $@ $(VENV)/.dev $(VENV)/.run
 
 demo: $(VENV)/.run

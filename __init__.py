@@ -44,6 +44,7 @@ _MODULES: dict[str, str] = {
     "random": "frontend.random",
     "version": "frontend.version",
     "linalg": "frontend.linear_algebra",
+    "distributed": "frontend.distributed",
     "nn": "frontend.nn",
     "optim": "frontend.optim",
     "utils": "frontend.utils",

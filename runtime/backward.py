@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,6 +66,14 @@ def now() -> int:
 Observer = Callable[[Node, Sequence[Any]], object]
 
 
+_at_end = threading.local()
+
+
+def at_end(fn: Callable[[], object]) -> None:
+    """Called by a hook: run ``fn`` when the backward pass that is running in this thread has ended."""
+    _at_end.calls.append(fn)
+
+
 def run(
     roots: Sequence[tuple[Node, int, Any]],
     *,
@@ -84,6 +93,24 @@ def run(
     Returns:
         one gradient per capture; None for one that no gradient reached.
     """
+    outer = getattr(_at_end, "calls", None)
+    _at_end.calls = calls = []
+    try:
+        found = _run(roots, keep, captures, accumulate, observer)
+    finally:
+        _at_end.calls = outer
+    for fn in calls:
+        fn()
+    return found
+
+
+def _run(
+    roots: Sequence[tuple[Node, int, Any]],
+    keep: bool,
+    captures: Sequence[Edge] | None,
+    accumulate: bool,
+    observer: Observer | None,
+) -> list[Any]:
     needed = None if captures is None else _leading_to(roots, {node for node, _ in captures})
     waiting = _count_users(roots, needed)
     wanted: dict[Node, list[tuple[int, int]]] = {}
