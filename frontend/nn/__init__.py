@@ -22,12 +22,9 @@ from . import (
     parameter,
     pooling,
     rearrange,
-<<<<<<< HEAD
     recurrent,
-    transformer,
-=======
     sync_batch_norm,
->>>>>>> 4350344 (Several processes: ingot.distributed over MPI, DistributedDataParallel with buckets, SyncBatchNorm; failures reach the others as errors)
+    transformer,
     upsampling,
 )
 from .activation import *  # noqa: F403
@@ -47,23 +44,16 @@ from .padding import *  # noqa: F403
 from .parameter import *  # noqa: F403
 from .pooling import *  # noqa: F403
 from .rearrange import *  # noqa: F403
-<<<<<<< HEAD
 from .recurrent import *  # noqa: F403
-from .transformer import *  # noqa: F403
-=======
 from .sync_batch_norm import *  # noqa: F403
->>>>>>> 4350344 (Several processes: ingot.distributed over MPI, DistributedDataParallel with buckets, SyncBatchNorm; failures reach the others as errors)
+from .transformer import *  # noqa: F403
 from .upsampling import *  # noqa: F403
 
 # Every file says itself what of it is public.
 _FILES = (
-<<<<<<< HEAD
     activation, attention, containers, conv_transpose, convolution, distance, dropout, layers, loss, loss_elementwise,
-    loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent, transformer, upsampling,
-=======
-    activation, containers, conv_transpose, convolution, distance, dropout, layers, loss, loss_elementwise,
-    loss_margin, module, normalization, padding, parameter, pooling, rearrange, sync_batch_norm, upsampling,
->>>>>>> 4350344 (Several processes: ingot.distributed over MPI, DistributedDataParallel with buckets, SyncBatchNorm; failures reach the others as errors)
+    loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent, sync_batch_norm,
+    transformer, upsampling,
 )  # fmt: skip
 __all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
 
