@@ -526,3 +526,18 @@ def test_gradients_of_operators(op):
         if any(t.requires_grad and t.numel() for t in tensors) and sum(t.numel() for t in tensors) < 200:
             apply = lambda *xs, case=case: dispatch.apply(case.op, *xs, **case.attrs)  # noqa: E731
             assert autograd.gradcheck(apply, tensors, atol=1e-4), case
+
+
+@pytest.mark.parametrize("op", sorted(registry.OPS))
+def test_second_gradients_of_operators(op):
+    """The gradient of every rule's result, recorded by ``create_graph``, against finite differences."""
+    for case in gradient_cases(op, seed=3):
+        tensors = [ig.from_numpy(np.array(x)) for x in case.inputs]
+        for t in tensors:
+            if t.is_floating_point():
+                t.requires_grad_()
+        if any(t.requires_grad and t.numel() for t in tensors) and sum(t.numel() for t in tensors) < 40:
+            apply = lambda *xs, case=case: dispatch.apply(case.op, *xs, **case.attrs)  # noqa: E731
+            outs = apply(*tensors)
+            if any(o.requires_grad and o.numel() for o in (outs if isinstance(outs, tuple) else (outs,))):
+                assert autograd.gradgradcheck(apply, tensors, atol=1e-3), case

@@ -193,7 +193,8 @@ def gradgradcheck(
         return grad(outputs, targets, outer, create_graph=True, allow_unused=True)
 
     def defined(*args: Any) -> Any:
-        return tuple(g for g in gradients(*args) if g is not None)
+        # A gradient may be the very tensor that came in (that of ``x + y``).
+        return tuple(g.clone() if any(g is a for a in args) else g for g in gradients(*args) if g is not None)
 
     return gradcheck(
         defined, (*given, *seeds), eps=eps, atol=atol, rtol=rtol, raise_exception=raise_exception,

@@ -53,7 +53,7 @@ class Saved:
 
     __slots__ = ("array", "counter", "leaf", "node", "nr", "version")
 
-    def __init__(self, t: Tensor, owner: Node | None = None) -> None:
+    def __init__(self, t: Tensor, owner: Node | None = None, nr: int | None = None) -> None:
         if t._inference:
             raise RuntimeError("Inference tensors cannot be saved for backward. Please do not use Tensors created in "
                                "inference mode in computation tracked by autograd. To work around this, you can make a "
@@ -65,7 +65,7 @@ class Saved:
         node = t.grad_fn
         self.leaf = t if node is None and owner is None else None
         self.node = None if node is owner else node
-        self.nr = t._output_nr
+        self.nr = t._output_nr if nr is None else nr
 
     def check(self) -> None:
         """RuntimeError in PyTorch's words if the memory has changed."""
@@ -143,7 +143,7 @@ class OpNode(Recorded):
         self.program = program
         self.saved: dict[int, Saved] | None = {i: Saved(tensors[i]) for i in program.saved_inputs}
         for i in program.saved_outputs:
-            self.saved[len(tensors) + i] = Saved(results[i], self)
+            self.saved[len(tensors) + i] = Saved(results[i], self, i)
 
     def release(self) -> None:
         if self.saved:
