@@ -183,6 +183,7 @@ def _as_results(ctx: FunctionNode, args: Sequence[Any], results: Sequence[Any]) 
         if dispatch.is_tensor(r) and id(r) in given and id(r) not in dirty:
             alias = dispatch.from_array(r._data)
             alias._counter = counter_of(r)
+            ctx.as_given = {*ctx.as_given, len(outs)}
             r = alias
         elif dispatch.is_tensor(r) and id(r) in dirty:
             if r._requires_grad and r._grad_fn is None:

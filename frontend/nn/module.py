@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...ir.dtypes import DType
-from .. import attributes, dispatch, tracing
+from .. import attributes, creation, dispatch, future, grad_mode, tracing
 from ..device import require_cpu
-from ..hooks import RemovableHandle
 from ..tensor import Tensor, typename
 from ..tensor_types import named_dtype
+from .module_hooks import (
+    HooksMixin,
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+    _WrappedHook,
+    register_module_backward_hook,
+    register_module_buffer_registration_hook,
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_full_backward_hook,
+    register_module_full_backward_pre_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+    registered,
+)
 from .parameter import Buffer, Parameter
 from .state import StateDictMixin
 
@@ -21,7 +38,14 @@ def _indented(text: str) -> str:
     return "\n".join([first, *("  " + line for line in rest)])
 
 
-class Module(StateDictMixin):
+_HOOK_TABLES = (
+    "_backward_pre_hooks", "_backward_hooks", "_forward_hooks", "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_state_dict_hooks",
+    "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+)  # fmt: skip
+
+
+class Module(HooksMixin, StateDictMixin):
     """Base class: subclasses call ``super().__init__()`` and define ``forward``.
 
     Assigning a Parameter or Module to an attribute registers it; ``register_buffer`` makes buffers. The
@@ -40,11 +64,8 @@ class Module(StateDictMixin):
         put("_buffers", {})
         put("_non_persistent_buffers_set", set())
         put("_modules", {})
-        for name in (
-            "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
-            "_forward_pre_hooks_with_kwargs", "_state_dict_hooks", "_state_dict_pre_hooks",
-            "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
-        ):  # fmt: skip
+        put("_is_full_backward_hook", None)
+        for name in _HOOK_TABLES:
             put(name, OrderedDict())
         tracer = tracing.current()
         if tracer is not None:
@@ -66,7 +87,7 @@ class Module(StateDictMixin):
         tracer = tracing.current()
         if tracer is not None and not tracer.allows_buffer(self, name, tensor):
             return
-        self._buffers[name] = tensor
+        self._buffers[name] = registered("buffer", self, name, tensor)
         if persistent:
             self._non_persistent_buffers_set.discard(name)
         else:
@@ -80,16 +101,33 @@ class Module(StateDictMixin):
         if param is not None and not isinstance(param, Parameter):
             raise TypeError(f"cannot assign '{typename(param)}' object to parameter '{name}' (torch.nn.Parameter or "
                             "None required)")  # fmt: skip
-        self._parameters[name] = param
+        if param is not None and param.grad_fn is not None:
+            raise ValueError(f"Cannot assign non-leaf Tensor to parameter '{name}'. Model parameters must be created "
+                             f"explicitly. To express '{name}' as a function of another Tensor, compute the value in "
+                             "the forward() method.")  # fmt: skip
+        self._parameters[name] = registered("parameter", self, name, param)
 
     def add_module(self, name: str, module: Module | None) -> None:
         """Add a child; the same as ``self.name = module``."""
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"{typename(module)} is not a Module subclass")
         self._check_name("module", name, self._modules)
-        self._modules[name] = module
+        self._refuse_cycle(name, module)
+        self._modules[name] = registered("module", self, name, module)
 
     register_module = add_module
+
+    def _refuse_cycle(self, name: str, module: Module | None) -> None:
+        stack, seen = [module], set()
+        while stack:
+            below = stack.pop()
+            if below is self:
+                raise RuntimeError(f"'{name}' would make {type(self).__name__} a part of itself: modules form a tree, "
+                                   "and a module that refers back to its owner must hold it outside of the tree (in a "
+                                   "list or a weak reference)")  # fmt: skip
+            if below is not None and id(below) not in seen:
+                seen.add(id(below))
+                stack.extend(below.__dict__.get("_modules", {}).values())
 
     def _check_name(self, kind: str, name: Any, table: Mapping[str, Any]) -> None:
         if not isinstance(name, str):
@@ -113,7 +151,8 @@ class Module(StateDictMixin):
             if "_modules" not in own:
                 raise AttributeError("cannot assign module before Module.__init__() call")
             self._forget(name, own, self._parameters, self._buffers, self._non_persistent_buffers_set)
-            self._modules[name] = value
+            self._refuse_cycle(name, value)
+            self._modules[name] = registered("module", self, name, value)
             return
         if isinstance(value, Buffer) and "_buffers" in own:
             self._forget(name, own, self._parameters, self._modules, self._non_persistent_buffers_set)
@@ -188,6 +227,20 @@ class Module(StateDictMixin):
                 raise AttributeError(f"`{part}` is not an nn.Module")
         return module
 
+    def set_submodule(self, target: str, module: Module, strict: bool = False) -> None:
+        """Puts ``module`` at a dotted path; with ``strict`` there must be one already."""
+        path, _, name = target.rpartition(".")
+        if not name:
+            raise ValueError("Cannot set the submodule without a target name!")
+        if not isinstance(module, Module):
+            raise ValueError(f"`module` is not an nn.Module, found {type(module)}")
+        owner = self.get_submodule(path)
+        if strict and not hasattr(owner, name):
+            raise AttributeError(f"{type(owner).__name__} has no attribute `{name}`")
+        if hasattr(owner, name) and not isinstance(getattr(owner, name), Module):
+            raise AttributeError(f"`{name}` is not an nn.Module")
+        setattr(owner, name, module)
+
     def get_parameter(self, target: str) -> Parameter:
         """The parameter at a dotted path; AttributeError if it is none."""
         path, _, name = target.rpartition(".")
@@ -207,80 +260,6 @@ class Module(StateDictMixin):
         if name not in module._buffers:
             raise AttributeError(f"`{name}` is not a buffer")
         return getattr(module, name)
-
-    # -- calling ------------------------------------------------------------------------------------
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Pre-hooks, ``forward``, hooks."""
-        tracer = tracing.current()
-        if tracer is None:
-            return self._call(args, kwargs)
-        tracer.enter_module(self)
-        try:
-            return self._call(args, kwargs)
-        finally:
-            tracer.leave_module()
-
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not (self._forward_hooks or self._forward_pre_hooks):
-            return self.forward(*args, **kwargs)
-        for key, hook in list(self._forward_pre_hooks.items()):
-            if key in self._forward_pre_hooks_with_kwargs:
-                result = hook(self, args, kwargs)
-                if result is not None:
-                    if not (isinstance(result, tuple) and len(result) == 2):
-                        raise RuntimeError("forward pre-hook must return None or a tuple of (new_args, new_kwargs), "
-                                           f"but got {result}.")  # fmt: skip
-                    args, kwargs = result
-            else:
-                result = hook(self, args)
-                if result is not None:
-                    args = result if isinstance(result, tuple) else (result,)
-        done: set[int] = set()
-        try:
-            output = self.forward(*args, **kwargs)
-            for key, hook in list(self._forward_hooks.items()):
-                done.add(key)
-                with_kwargs = key in self._forward_hooks_with_kwargs
-                result = hook(self, args, kwargs, output) if with_kwargs else hook(self, args, output)
-                if result is not None:
-                    output = result
-            return output
-        except Exception:
-            for key, hook in list(self._forward_hooks.items()):
-                if key in self._forward_hooks_always_called and key not in done:
-                    if key in self._forward_hooks_with_kwargs:
-                        hook(self, args, kwargs, None)
-                    else:
-                        hook(self, args, None)
-            raise
-
-    def register_forward_pre_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
-    ) -> RemovableHandle:
-        """``hook(module, args)`` before forward; what it returns replaces the arguments."""
-        handle = RemovableHandle(self._forward_pre_hooks, self._forward_pre_hooks_with_kwargs)
-        self._forward_pre_hooks[handle.id] = hook
-        if with_kwargs:
-            self._forward_pre_hooks_with_kwargs[handle.id] = True
-        if prepend:
-            self._forward_pre_hooks.move_to_end(handle.id, last=False)
-        return handle
-
-    def register_forward_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False, always_call: bool = False
-    ) -> RemovableHandle:
-        """``hook(module, args, output)`` after forward; what it returns replaces the output."""
-        handle = RemovableHandle(
-            self._forward_hooks, self._forward_hooks_with_kwargs, self._forward_hooks_always_called
-        )
-        self._forward_hooks[handle.id] = hook
-        if with_kwargs:
-            self._forward_hooks_with_kwargs[handle.id] = True
-        if always_call:
-            self._forward_hooks_always_called[handle.id] = True
-        if prepend:
-            self._forward_hooks.move_to_end(handle.id, last=False)
-        return handle
 
     # -- iterating ----------------------------------------------------------------------------------
     def named_modules(
@@ -378,12 +357,21 @@ class Module(StateDictMixin):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients: None, or zeros in place."""
+        if getattr(self, "_is_replica", False):
+            warnings.warn(
+                "Calling .zero_grad() from a module created with nn.DataParallel() has no effect. The parameters are "
+                "copied (in a differentiable manner) from the original module. This means they are not leaf nodes in "
+                "autograd and so don't accumulate gradients. If you need gradients in your forward method, consider "
+                "using autograd.grad instead.", stacklevel=2)  # fmt: skip
         for param in self.parameters():
             if param.grad is not None:
                 if set_to_none:
                     param.grad = None
                 else:
-                    param.grad = param.grad.detach()
+                    if param.grad.grad_fn is not None:
+                        param.grad.detach_()
+                    else:
+                        param.grad.requires_grad_(False)
                     param.grad.zero_()
 
     def apply(self, fn: Callable[[Module], Any]) -> Any:
@@ -399,11 +387,24 @@ class Module(StateDictMixin):
         if recurse:
             for child in self.children():
                 child._apply(fn)
-        for param in self._parameters.values():
-            if param is not None:
-                param.data = fn(param.detach())
-                if param.grad is not None:
-                    param.grad = fn(param.grad)
+        for key, param in self._parameters.items():
+            if param is None:
+                continue
+            with grad_mode.no_grad():
+                applied = fn(param)
+            if applied is param:
+                applied = param.detach()
+            grad = param.grad
+            if future.get_overwrite_module_params_on_conversion():
+                assert param.is_leaf
+                self._parameters[key] = param = Parameter(applied, param.requires_grad)
+            else:
+                param.data = applied
+            if grad is not None:
+                with grad_mode.no_grad():
+                    applied = fn(grad)
+                param.grad = None
+                param.grad = (grad if applied is grad else applied).requires_grad_(grad.requires_grad)
         for key, buffer in self._buffers.items():
             if buffer is not None:
                 self._buffers[key] = fn(buffer)
@@ -432,6 +433,23 @@ class Module(StateDictMixin):
     def bfloat16(self) -> Any:
         """Casts floating parameters and buffers to bfloat16."""
         return self._cast_floats(named_dtype("torch.BFloat16Tensor"))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of an unpickled module: tables that its version did not have are empty."""
+        self.__dict__.update(state)
+        for name in _HOOK_TABLES:
+            self.__dict__.setdefault(name, OrderedDict())
+        self.__dict__.setdefault("_non_persistent_buffers_set", set())
+        self.__dict__.setdefault("_is_full_backward_hook", None)
+
+    def share_memory(self) -> Any:
+        """Refused, as for tensors."""
+        return self._apply(lambda t: t.share_memory_())
+
+    def to_empty(self, *, device: Any, recurse: bool = True) -> Any:
+        """New memory for every parameter and buffer, whose values are lost."""
+        require_cpu(device)
+        return self._apply(lambda t: creation.empty_like(t), recurse=recurse)
 
     def cpu(self) -> Any:
         """Itself."""
@@ -471,4 +489,11 @@ class Module(StateDictMixin):
         return "\n  ".join([f"{self._get_name()}(", *lines, *children]) + "\n)"
 
 
-__all__ = ["Module"]
+__all__ = [
+    "Module", "register_module_backward_hook", "register_module_buffer_registration_hook",
+    "register_module_forward_hook", "register_module_forward_pre_hook", "register_module_full_backward_hook",
+    "register_module_full_backward_pre_hook", "register_module_module_registration_hook",
+    "register_module_parameter_registration_hook",
+]  # fmt: skip
+_GLOBAL_TABLES = (_global_backward_hooks, _global_backward_pre_hooks, _global_forward_hooks, _global_forward_pre_hooks)
+_WrappedHook = _WrappedHook  # found here by name, as in PyTorch

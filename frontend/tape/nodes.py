@@ -6,7 +6,7 @@ import sys
 import traceback
 import weakref
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +99,8 @@ class Saved:
 
 class Recorded(Node):
     """A node of the eager graph. ``meta`` holds shape and dtype of every result."""
+
+    as_given: Collection[int] = ()  # results that are operands returned as they are: not to be changed in place
 
     def __init__(self, name: str, edges: Sequence[Edge | None], results: Sequence[TensorType]) -> None:
         super().__init__(edges, len(results))

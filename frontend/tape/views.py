@@ -141,6 +141,13 @@ def check_writable(target: Tensor) -> None:
     if not grad_mode.is_grad_enabled():
         return
     base = target._base
+    node = target._grad_fn
+    if target._output_nr in getattr(node, "as_given", ()):
+        raise RuntimeError(f"Output {target._output_nr} of {node.name} is a view and is being modified inplace. This "
+                           "view was created inside a custom Function (or because an input was returned as-is) and the "
+                           "autograd logic to handle view+inplace would override the custom backward associated with "
+                           "the custom Function, leading to incorrect gradients. This behavior is forbidden. You can "
+                           "fix this by cloning the output of the custom Function.")  # fmt: skip
     if base is None:
         if target._requires_grad and target._grad_fn is None:
             raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")

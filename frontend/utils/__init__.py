@@ -1,10 +1,10 @@
-"""Loading data (``utils.data``) and trading time for memory (``utils.checkpoint``)."""
+"""Loading data (``utils.data``), trading time for memory (``utils.checkpoint``), hooks (``utils.hooks``)."""
 
 from __future__ import annotations
 
-from . import checkpoint, data
+from . import checkpoint, data, hooks
 
-__all__ = ["checkpoint", "data"]
+__all__ = ["checkpoint", "data", "hooks"]
 
 
 def __getattr__(name: str) -> object:
