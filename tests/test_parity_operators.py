@@ -63,6 +63,9 @@ def callable_of(name: str) -> Any:
     """Ingot's function, or the method or attribute of its Tensor; AttributeError if there is neither."""
     if name in _ADAPTED:
         return _ADAPTED[name]
+    if name in ("nn.functional.embedding", "nn.functional.embedding_bag"):  # its samples begin with the weight
+        function = getattr(ig.nn.functional, name.rpartition(".")[2])
+        return lambda weight, index, **named: function(index, weight, **named)
     if name.startswith("nn.functional."):
         return getattr(ig.nn.functional, name.rpartition(".")[2])
     if name.startswith("linalg."):

@@ -13,6 +13,7 @@ from . import (
     ctc,
     distance_functions,
     dropout_functions,
+    embedding_functions,
     grid_functions,
     loss_functions,
     margin_losses,
@@ -31,6 +32,7 @@ from .conv_transpose_functions import *  # noqa: F403
 from .ctc import *  # noqa: F403
 from .distance_functions import *  # noqa: F403
 from .dropout_functions import *  # noqa: F403
+from .embedding_functions import *  # noqa: F403
 from .grid_functions import *  # noqa: F403
 from .loss_functions import *  # noqa: F403
 from .margin_losses import *  # noqa: F403
@@ -43,7 +45,7 @@ from .resize_functions import *  # noqa: F403
 
 _FILES = (
     activation_functions, adaptive_pooling_functions, attention_functions, conv_functions, conv_transpose_functions,
-    ctc, distance_functions, dropout_functions, grid_functions, loss_functions, margin_losses, multihead_functions,
-    norm_functions, pooling_functions, rearrange_functions, regression_losses, resize_functions,
+    ctc, distance_functions, dropout_functions, embedding_functions, grid_functions, loss_functions, margin_losses,
+    multihead_functions, norm_functions, pooling_functions, rearrange_functions, regression_losses, resize_functions,
 )  # fmt: skip
 __all__ = sorted({"linear", "pad", *(name for file in _FILES for name in file.__all__)})

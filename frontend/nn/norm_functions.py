@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ir import dims, dtypes
+from ...ir import dims
 from ...ir.errors import ShapeError
 from .. import dispatch, distance, elementwise, promotion, reduce, shaping, statistics
 from ..padding import pad
@@ -205,36 +205,7 @@ def normalize(
     return result if out is None else dispatch.write(out, result, "normalize")
 
 
-def embedding(
-    input: Tensor,
-    weight: Tensor,
-    padding_idx: int | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
-    sparse: bool = False,
-) -> Tensor:
-    """Rows of ``weight`` [V, D] named by the integer ``input`` of any shape: [*, D].
-
-    IndexError (eager) for an index outside the table; renormalisation and sparse gradients are refused.
-    """
-    if max_norm is not None or scale_grad_by_freq or sparse:
-        raise NotImplementedError("embedding: max_norm, scale_grad_by_freq and sparse are not supported")
-    if not input.dtype.is_integer:
-        raise RuntimeError("Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, "
-                           f"Int; but got {input.type()} instead")  # fmt: skip
-    flat = dispatch.cast(shaping.reshape(input, -1), dtypes.int64)
-    if (
-        flat._value is None
-        and flat._data.size
-        and not 0 <= int(flat._data.min()) <= int(flat._data.max()) < weight.shape[0]
-    ):
-        raise IndexError("index out of range in self")
-    rows = dispatch.apply("index_select", weight, flat, axis=0)
-    return shaping.reshape(rows, *input._extents, *weight._extents[1:])
-
-
 __all__ = [
-    "batch_norm", "embedding", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "normalize",
+    "batch_norm", "group_norm", "instance_norm", "layer_norm", "local_response_norm", "normalize",
     "rms_norm",
 ]  # fmt: skip
