@@ -43,11 +43,13 @@ def old_order(fn: Callable[..., Any], method: str = "") -> Callable[..., Any]:
     old, numbers, new = _FORMS[fn.__name__]
     operands = old.count("Tensor")
     shown = method or fn.__name__
+    # add(t, alpha, number) is accepted, too
+    fits = (lambda x: dispatch.is_tensor(x) or _is_number(x)) if operands == 1 else dispatch.is_tensor
 
     @wraps(fn)
     def inner(input: Any, *args: Any, **kwargs: Any) -> Any:
         count = len(args) - operands
-        if count > 0 and all(map(_is_number, args[:count])) and all(map(dispatch.is_tensor, args[count:])):
+        if count > 0 and all(map(_is_number, args[:count])) and all(map(fits, args[count:])):
             if count > len(numbers):
                 raise TypeError(f"{shown}() takes at most {len(numbers) + operands + 1} arguments")
             warnings.warn(f"This overload of {shown} is deprecated:\n\t{shown}({old})\nConsider using one of the "

@@ -13,12 +13,13 @@ import numpy as np
 
 from ..ir import dtypes
 from ..ir.dtypes import DType
-from . import dispatch, promotion, shaping
+from . import dispatch, promotion, return_types, shaping
 from .deprecated import old_order
 from .elementwise import (
     abs,
     add,
     binary_number,
+    c_name,
     clamp,
     div,
     eq,
@@ -152,7 +153,8 @@ def isneginf(input: Tensor) -> Tensor:
 def isreal(input: Tensor) -> Tensor:
     """True everywhere: there are no complex tensors."""
     dispatch.require_tensor(input, "isreal")
-    return logical_or(eq(input, input), True)
+    some = eq(input, input)
+    return logical_or(some, logical_not(some))
 
 
 @named("NanToNumBackward0")
@@ -179,26 +181,13 @@ def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
     mantissa = dispatch.cast(input, wide)
     for part in (first, sub(exponent, first)):
         mantissa = mul(mantissa, pow(2.0, dispatch.cast(mul(part, -1), wide)))
-    return _Frexp((dispatch.cast(mantissa, input.dtype), exponent))
-
-
-class _Frexp(tuple):
-    """What ``frexp`` returns: a pair with names, as in PyTorch."""
-
-    _fields = ("mantissa", "exponent")
-
-    @property
-    def mantissa(self) -> Tensor:
-        return self[0]
-
-    @property
-    def exponent(self) -> Tensor:
-        return self[1]
+    return return_types.frexp(dispatch.cast(mantissa, input.dtype), exponent)
 
 
 # -- two operands, to floating -------------------------------------------------------------------------------------
 def _to_float(op: str, doc: str) -> Callable[[Any, Any], Tensor]:
-    def fn(input: Any, other: Any) -> Tensor:
+    def fn(input: Tensor, other: Any) -> Tensor:
+        dispatch.require_tensor(input, op)
         return binary_number(op, input, other)
 
     fn.__name__ = fn.__qualname__ = op
@@ -206,7 +195,13 @@ def _to_float(op: str, doc: str) -> Callable[[Any, Any], Tensor]:
     return fn
 
 
-atan2 = _to_float("atan2", "Angle of the point (other, input) in (-pi, pi].")
+def atan2(input: Tensor, other: Tensor) -> Tensor:
+    """Angle of the point (other, input) in (-pi, pi]."""
+    dispatch.require_tensor(input, "atan2")
+    dispatch.require_tensor(other, "atan2", "other", 2)
+    return binary_number("atan2", input, other)
+
+
 copysign = _to_float("copysign", "|input| with the sign of ``other`` (a tensor or a number).")
 
 
@@ -234,7 +229,10 @@ def _incomplete(op: str, doc: str) -> Callable[[Tensor, Tensor], Tensor]:
         dispatch.require_tensor(other, op, "other", 2)
         if input.requires_grad:
             raise NotImplementedError(f"the derivative for '{op}: input' is not implemented.")
-        return binary_number(op, input, other)
+        dtype = promotion.result_type(input, other)
+        if not dtype.is_floating_point:
+            raise NotImplementedError(f"\"{op}_cpu\" not implemented for '{dispatch.type_word(dtype)}'")
+        return promotion.binary(op, input, other)
 
     fn.__name__ = fn.__qualname__ = op
     fn.__doc__ = doc + " Gradient for ``other`` only."
@@ -268,6 +266,7 @@ def mvlgamma(input: Tensor, p: int) -> Tensor:
 
 def float_power(input: Any, exponent: Any) -> Tensor:
     """input ** exponent in float64."""
+    promotion.common_dtype("float_power", input, exponent)
     base = dispatch.cast(input, dtypes.float64) if dispatch.is_tensor(input) else float(input)
     power = dispatch.cast(exponent, dtypes.float64) if dispatch.is_tensor(exponent) else float(exponent)
     if not dispatch.is_tensor(base):
@@ -275,10 +274,18 @@ def float_power(input: Any, exponent: Any) -> Tensor:
     return pow(base, power)
 
 
+def float_power_(input: Tensor, exponent: Any) -> Tensor:
+    """``float_power`` in place; float64 only."""
+    if input.dtype is not dtypes.float64:
+        raise RuntimeError(f"the base given to float_power_ has dtype {dispatch.type_word(input.dtype)} but the "
+                           "operation's result requires dtype Double")  # fmt: skip
+    return input.pow_(exponent)
+
+
 @named("XlogyBackward0")
 def xlogy(input: Any, other: Any) -> Tensor:
     """input * log(other); 0 where input is 0, unless other is NaN."""
-    dtype = _floating(promotion.result_type(input, other))
+    dtype = _floating(promotion.common_dtype("xlogy", input, other))
     x, y = promotion.operand(input, dtype), promotion.operand(other, dtype)
     nothing = logical_and(eq(x, 0), logical_or(_not_above(y, 0), eq(y, math.inf)))
     return mul(x, log(where(nothing, 1.0, y)))
@@ -318,6 +325,8 @@ logaddexp2 = _log_of_sum("logaddexp2", 2.0)
 @named("LdexpBackward0")
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
     """input * 2 ** other."""
+    dispatch.require_tensor(input, "ldexp")
+    dispatch.require_tensor(other, "ldexp", "other", 2)
     return mul(input, pow(2.0, other))
 
 
@@ -325,6 +334,7 @@ def ldexp(input: Tensor, other: Tensor) -> Tensor:
 def heaviside(input: Tensor, values: Tensor) -> Tensor:
     """0 below zero, ``values`` at zero, 1 above; both of one dtype."""
     dispatch.require_tensor(input, "heaviside")
+    dispatch.require_tensor(values, "heaviside", "values", 2)
     if input.dtype is not values.dtype:
         raise RuntimeError("heaviside is not yet implemented for tensors with different dtypes.")
     x, at_zero = input.detach(), values.detach()
@@ -334,6 +344,7 @@ def heaviside(input: Tensor, values: Tensor) -> Tensor:
 # -- two operands, any dtype ---------------------------------------------------------------------------------------
 def fmod(input: Any, other: Any) -> Tensor:
     """Remainder of the division rounded towards zero: it has ``input``'s sign."""
+    dispatch.require_tensor(input, "fmod")
     dtype = promotion.result_type(input, other)
     if dtype is dtypes.bool_:
         raise NotImplementedError("\"fmod_cpu\" not implemented for 'Bool'")
@@ -377,17 +388,22 @@ def clamp_max(input: Tensor, max: Any) -> Tensor:
 @named("RsubBackward1")
 def rsub(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """other - alpha * input."""
+    dispatch.require_tensor(input, "rsub")
     return sub(other, input, alpha=alpha)
 
 
 def gcd(input: Tensor, other: Tensor) -> Tensor:
     """Greatest common divisor of integers, not negative."""
+    dispatch.require_tensor(input, "gcd")
+    dispatch.require_tensor(other, "gcd", "other", 2)
     integers_only("gcd", promotion.result_type(input, other), bools=False)
     return promotion.binary("gcd", input, other)
 
 
 def lcm(input: Tensor, other: Tensor) -> Tensor:
     """Least common multiple of integers, not negative."""
+    dispatch.require_tensor(input, "lcm")
+    dispatch.require_tensor(other, "lcm", "other", 2)
     integers_only("lcm", promotion.result_type(input, other), bools=False)
     divisor = gcd(input, other)
     return abs(mul(dispatch.apply("floor_divide", *_same(input, divisor)), other))
@@ -400,7 +416,7 @@ def _same(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _shift(op: str, name: str, sign_: str) -> Callable[[Any, Any], Tensor]:
     def fn(input: Any, other: Any) -> Tensor:
-        integers_only(f"{sign_}shift", promotion.result_type(input, other), bools=False)
+        integers_only(f"{sign_}shift", promotion.common_dtype(name, input, other), bools=False)
         return promotion.binary(op, input, other)
 
     fn.__name__ = fn.__qualname__ = name
@@ -414,7 +430,7 @@ bitwise_right_shift = _shift("shift_right", "bitwise_right_shift", "r")
 
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether each element is among ``test_elements`` (bool); both are compared in their common dtype."""
-    dtype = promotion.result_type(elements, test_elements)
+    dtype = promotion.common_dtype("isin", elements, test_elements)
     a, b = promotion.operand(elements, dtype), promotion.operand(test_elements, dtype)
     found = eq(shaping.unsqueeze(a, -1), shaping.reshape(b, -1))
     out = dispatch.apply("any", found, axes=(a.dim(),))
@@ -426,7 +442,14 @@ def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, inve
 @named("AddcmulBackward0")
 def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
     """input + value * tensor1 * tensor2."""
+    for position, x in enumerate((input, tensor1, tensor2)):
+        dispatch.require_tensor(x, "addcmul", ("input", "tensor1", "tensor2")[position], position + 1)
     product = mul(tensor1, tensor2)
+    dtype = promotion.result_type(input, product)
+    if dtype is dtypes.bool_:
+        raise NotImplementedError("\"addcmul_cpu_out\" not implemented for 'Bool'")
+    if not dtype.is_floating_point:
+        value = int(value)
     return add(input, product if value == 1 else mul(product, value))
 
 
@@ -434,6 +457,8 @@ def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
 @named("AddcdivBackward0")
 def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Tensor:
     """input + value * tensor1 / tensor2; RuntimeError for integers alone."""
+    for position, x in enumerate((input, tensor1, tensor2)):
+        dispatch.require_tensor(x, "addcdiv", ("input", "tensor1", "tensor2")[position], position + 1)
     if not promotion.result_type(tensor1, tensor2).is_floating_point:
         raise RuntimeError(
             "Integer division with addcdiv is no longer supported, and in a future  release addcdiv will perform a "
@@ -450,8 +475,9 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
 def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
     """input + weight * (end - input), exact at weight 0 and 1; floating tensors of one dtype."""
     dispatch.require_tensor(input, "lerp")
+    dispatch.require_tensor(end, "lerp", "end", 2)
     if input.dtype is not end.dtype:
-        raise RuntimeError(f"expected dtype {input.dtype.name} for `end` but got dtype {end.dtype.name}")
+        raise RuntimeError(f"expected dtype {c_name(input.dtype)} for `end` but got dtype {c_name(end.dtype)}")
     if not input.dtype.is_floating_point:
         kind = "tensor" if dispatch.is_tensor(weight) else "scalar"
         raise NotImplementedError(f"\"lerp_kernel_{kind}\" not implemented for '{dispatch.type_word(input.dtype)}'")
@@ -459,7 +485,9 @@ def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
     if not dispatch.is_tensor(weight):
         return add(input, mul(distance, weight)) if weight < 0.5 else sub(end, mul(distance, 1 - weight))
     if weight.dtype is not input.dtype:
-        raise RuntimeError(f"expected dtype {input.dtype.name} for `weight` but got dtype {weight.dtype.name}")
+        raise RuntimeError(
+            f"expected dtype {c_name(input.dtype)} for `weight` but got dtype {c_name(weight.dtype)}"
+        )
     near = add(input, mul(distance, weight))
     return where(lt(weight, 0.5), near, sub(end, mul(distance, sub(1, weight))))
 
@@ -467,7 +495,7 @@ def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
 arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh = acos, acosh, asin, asinh, atan, atan2, atanh
 fix = trunc
 
-_FLOATING = (
+_BOTH = (
     "acos", "acosh", "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "asin", "asinh", "atan",
     "atan2", "atanh", "copysign", "cosh", "deg2rad", "digamma", "erfc", "erfinv", "exp2", "fix", "float_power", "fmod",
     "frac", "heaviside", "hypot", "i0", "igamma", "igammac", "ldexp", "lerp", "lgamma", "log10", "log2", "logit",
@@ -476,10 +504,10 @@ _FLOATING = (
 )  # fmt: skip
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
 FUNCTIONS = (
-    *_FLOATING, "fmax", "fmin", "frexp", "isin", "isneginf", "isposinf", "isreal", "logaddexp", "logaddexp2",
+    *_BOTH, "fmax", "fmin", "frexp", "isin", "isneginf", "isposinf", "isreal", "logaddexp", "logaddexp2",
     "polygamma", "rsub", "signbit",
 )  # fmt: skip
 METHODS = (
-    *_FLOATING, "fmax", "fmin", "frexp", "isneginf", "isposinf", "isreal", "logaddexp", "logaddexp2", "signbit",
+    *_BOTH, "float_power_", "fmax", "fmin", "frexp", "isneginf", "isposinf", "isreal", "logaddexp", "logaddexp2", "signbit",
 )  # fmt: skip
-IN_PLACE = _FLOATING
+IN_PLACE = tuple(name for name in _BOTH if name != "float_power")

@@ -50,9 +50,8 @@ isfinite = unary("isfinite", "Whether each element is finite (bool).", floats=Tr
 
 def binary_number(op: str, a: Any, b: Any) -> Tensor:
     """Apply a floating two-operand operator after promotion; integers become the default float type."""
-    dtype = promotion.result_type(a, b)
-    dtype = dtype if dtype.is_floating_point else promotion.get_default_dtype()
-    return dispatch.apply(op, promotion.operand(a, dtype), promotion.operand(b, dtype))
+    dtype = promotion.common_dtype(op, a, b)
+    return promotion.broadcast(op, a, b, dtype if dtype.is_floating_point else promotion.get_default_dtype())
 
 
 def _refuse(function: str, dtype: DType) -> NotImplementedError:
@@ -166,7 +165,7 @@ def _times_alpha(function: str, input: Any, other: Any, alpha: Any) -> Any:
         raise RuntimeError("Boolean alpha only supported for Boolean results.")
     if isinstance(alpha, (float, np.floating)) and not dtype.is_floating_point:
         raise RuntimeError("For integral input tensors, argument alpha must not be a floating point number.")
-    return mul(promotion.operand(other, dtype), alpha)
+    return mul(promotion.operand(other, dtype), bool(alpha) if dtype is dtypes.bool_ else alpha)
 
 
 @old_order
@@ -179,18 +178,21 @@ def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
 
 
 def _sum(input: Any, other: Any) -> Tensor:
-    return binary("logical_or" if promotion.result_type(input, other) is dtypes.bool_ else "add", input, other)
+    dtype = promotion.common_dtype("add", input, other)
+    return promotion.broadcast("logical_or" if dtype is dtypes.bool_ else "add", input, other, dtype)
 
 
 @old_order
 @named("SubBackward0")
 def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """input - alpha * other; refuses bool."""
-    if any(dispatch.is_tensor(x) and x.dtype is dtypes.bool_ for x in (input, other)):
-        both = promotion.result_type(input, other) is dtypes.bool_
-        if both:
+    kinds = [x.dtype if dispatch.is_tensor(x) else type(x) for x in (input, other)]
+    if dtypes.bool_ in kinds or bool in kinds:
+        if all(k in (dtypes.bool_, bool) for k in kinds):
             raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
                                "`logical_xor()` operator instead.")  # fmt: skip
+        raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to "
+                           "invert a mask, use the `~` or `logical_not()` operator instead.")  # fmt: skip
     if alpha != 1 or alpha is True:
         other = _times_alpha("sub", input, other, alpha)
     return binary("sub", input, other)
@@ -198,9 +200,8 @@ def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
 
 def mul(input: Any, other: Any) -> Tensor:
     """input * other; the logical and for bools."""
-    if promotion.result_type(input, other) is dtypes.bool_:
-        return binary("logical_and", input, other)
-    return binary("mul", input, other)
+    dtype = promotion.common_dtype("mul", input, other)
+    return promotion.broadcast("logical_and" if dtype is dtypes.bool_ else "mul", input, other, dtype)
 
 
 def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
@@ -257,6 +258,10 @@ def pow(input: Any, exponent: Any) -> Tensor:
             return mul(base, base)
         if exponent < 0 and not promotion.result_type(input, exponent).is_floating_point:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
+    if promotion.common_dtype("pow", input, exponent) is dtypes.bool_:
+        if dispatch.is_tensor(exponent):
+            raise NotImplementedError("\"pow\" not implemented for 'Bool'")
+        return input.clone() if exponent else logical_or(input, logical_not(input))
     return binary("pow", input, exponent)
 
 
@@ -276,7 +281,8 @@ minimum = _extreme("minimum", "smaller", "logical_and")
 
 
 def _comparison(op: str, sign_: str) -> Callable[[Any, Any], Tensor]:
-    def fn(input: Any, other: Any) -> Tensor:
+    def fn(input: Tensor, other: Any) -> Tensor:
+        dispatch.require_tensor(input, op)
         return binary(op, input, other)
 
     fn.__name__ = fn.__qualname__ = op
@@ -292,33 +298,31 @@ gt = _comparison("gt", ">")
 ge = _comparison("ge", ">=")
 
 
-def _as_bool(x: Any) -> Tensor:
-    return dispatch.cast(x, dtypes.bool_) if dispatch.is_tensor(x) else dispatch.scalar(bool(x), dtypes.bool_)
-
-
 def logical_not(input: Tensor) -> Tensor:
     """True where x is zero."""
-    return dispatch.apply("logical_not", _as_bool(input))
+    dispatch.require_tensor(input, "logical_not")
+    return dispatch.apply("logical_not", dispatch.cast(input, dtypes.bool_))
 
 
-def logical_and(input: Tensor, other: Tensor) -> Tensor:
-    """Both non-zero."""
-    return dispatch.apply("logical_and", _as_bool(input), _as_bool(other))
+def _logical(op: str, doc: str) -> Callable[[Tensor, Tensor], Tensor]:
+    def fn(input: Tensor, other: Tensor) -> Tensor:
+        dispatch.require_tensor(input, op)
+        dispatch.require_tensor(other, op, "other", 2)
+        return promotion.broadcast(op, input, other, dtypes.bool_)
+
+    fn.__name__ = fn.__qualname__ = op
+    fn.__doc__ = doc
+    return fn
 
 
-def logical_or(input: Tensor, other: Tensor) -> Tensor:
-    """Either non-zero."""
-    return dispatch.apply("logical_or", _as_bool(input), _as_bool(other))
-
-
-def logical_xor(input: Tensor, other: Tensor) -> Tensor:
-    """Exactly one non-zero."""
-    return dispatch.apply("logical_xor", _as_bool(input), _as_bool(other))
+logical_and = _logical("logical_and", "Both non-zero.")
+logical_or = _logical("logical_or", "Either non-zero.")
+logical_xor = _logical("logical_xor", "Exactly one non-zero.")
 
 
 def _bitwise(op: str, logical: str) -> Callable[[Any, Any], Tensor]:
     def fn(input: Any, other: Any) -> Tensor:
-        dtype = promotion.result_type(input, other)
+        dtype = promotion.common_dtype(op, input, other)
         integers_only(op, dtype)
         return binary(logical if dtype is dtypes.bool_ else op, input, other)
 
@@ -334,7 +338,16 @@ bitwise_xor = _bitwise("bitwise_xor", "logical_xor")
 
 def bitwise_not(input: Tensor) -> Tensor:
     """Complement of integers; logical not for bool."""
+    dispatch.require_tensor(input, "bitwise_not")
+    integers_only("bitwise_not", input.dtype)
     return logical_not(input) if input.dtype is dtypes.bool_ else dispatch.apply("bitwise_not", input)
+
+
+def invert(input: Tensor) -> Tensor:
+    """The operator ``~``; TypeError for floating tensors."""
+    if input.dtype.is_floating_point:
+        raise TypeError("~ (operator.invert) is only implemented on integer and Boolean-type tensors")
+    return bitwise_not(input)
 
 
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
@@ -345,7 +358,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
 
         return picking.nonzero(condition, as_tuple=True)
     if condition.dtype is not dtypes.bool_:
-        raise RuntimeError(f"expected condition to be a boolean tensor, but got a tensor with dtype "
+        raise RuntimeError(f"where expected condition to be a boolean tensor, but got a tensor with dtype "
                            f"{dispatch.type_word(condition.dtype)}")  # fmt: skip
     dtype = promotion.result_type(input, other)
     return dispatch.apply("where", condition, promotion.operand(input, dtype), promotion.operand(other, dtype))
@@ -353,7 +366,22 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
 
 def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     """``input`` with ``value`` (a number or 0-d tensor) where ``mask`` holds; keeps input's dtype."""
+    if dispatch.is_tensor(value) and value.dim():
+        raise RuntimeError("masked_fill_ only supports a 0-dimensional value tensor, but got tensor with "
+                           f"{value.dim()} dimension(s).")  # fmt: skip
+    if mask.dtype is not dtypes.bool_:
+        raise RuntimeError("masked_fill_ only supports boolean masks, but got mask with dtype "
+                           f"{c_name(mask.dtype)}")  # fmt: skip
     return where(mask, promotion.operand(value, input.dtype), input)
+
+
+def c_name(dtype: DType) -> str:
+    """The dtype's name in C++, which some of PyTorch's messages have."""
+    return {
+        dtypes.uint8: "unsigned char", dtypes.int8: "signed char", dtypes.int16: "short", dtypes.int32: "int",
+        dtypes.int64: "long int", dtypes.float32: "float", dtypes.float64: "double", dtypes.bool_: "bool",
+        dtypes.float16: "c10::Half", dtypes.bfloat16: "c10::BFloat16",
+    }.get(dtype, dtype.name)  # fmt: skip
 
 
 def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
@@ -363,7 +391,10 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     limits = [m for m in (min, max) if m is not None]
     dtype = promotion.result_type(input, *limits)
     if dtype is dtypes.bool_:
-        raise _refuse("clamp", dtype)
+        if not all(map(dispatch.is_tensor, limits)):
+            raise _refuse("clamp", dtype)
+        above = input if min is None else maximum(input, min)
+        return above if max is None else minimum(above, max)
     x = dispatch.cast(input, dtype)
     if all(isinstance(m, (bool, int, float)) for m in limits):
         if any(isinstance(m, float) and m != m for m in limits):
@@ -394,6 +425,13 @@ def to_dtype(input: Tensor, dtype: DType) -> Tensor:
 
 def isclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
     """|input - other| <= atol + rtol |other| per element; infinities only equal themselves."""
+    dispatch.require_tensor(input, "isclose")
+    dispatch.require_tensor(other, "isclose", "other", 2)
+    if input.dtype is not other.dtype:
+        raise RuntimeError(f"{dispatch.type_word(input.dtype)} did not match {dispatch.type_word(other.dtype)}")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if value < 0:
+            raise RuntimeError(f"{name} must be greater than or equal to zero, but got {value}")
     a, b = as_float(input), as_float(other)
     close = logical_or(eq(a, b), logical_and(le(abs(sub(a, b)), add(mul(abs(b), rtol), atol)), isfinite(b)))
     return logical_or(close, logical_and(isnan(a), isnan(b))) if equal_nan else close

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..ir import dtypes
 from ..ir.dtypes import DType
-from ..ir.errors import DTypeError
+from ..ir.errors import DTypeError, ShapeError
 from . import dispatch
 from .size import SymInt
 
@@ -85,9 +85,37 @@ def operand(x: Any, dtype: DType) -> Tensor:
 
 
 def binary(op: str, a: Any, b: Any) -> Tensor:
-    """Apply a two-operand operator after promotion."""
-    dtype = result_type(a, b)
-    return dispatch.apply(op, operand(a, dtype), operand(b, dtype))
+    """Apply a two-operand operator after promotion; errors in PyTorch's words."""
+    return broadcast(op, a, b, common_dtype(op, a, b))
+
+
+def common_dtype(function: str, a: Any, b: Any) -> DType:
+    """``result_type`` of the two operands of a function; TypeError if one of them is no operand, or none a tensor."""
+    try:
+        dtype = result_type(a, b)
+    except TypeError:
+        place = ("input", 1, a) if not is_operand(a) else ("other", 2, b)
+        raise TypeError(f"{function}(): argument '{place[0]}' (position {place[1]}) must be Tensor, not "
+                        f"{type(place[2]).__name__}") from None  # fmt: skip
+    if not (dispatch.is_tensor(a) or dispatch.is_tensor(b)):
+        dispatch.require_tensor(a, function)
+    return dtype
+
+
+def broadcast(op: str, a: Any, b: Any, dtype: DType) -> Tensor:
+    """Apply a two-operand operator in ``dtype``."""
+    left, right = operand(a, dtype), operand(b, dtype)
+    try:
+        return dispatch.apply(op, left, right)
+    except ShapeError as error:
+        shapes = left._extents, right._extents
+        rank = max(map(len, shapes))
+        rows = [(1,) * (rank - len(s)) + s for s in shapes]
+        for axis, (m, n) in enumerate(zip(*rows, strict=True)):
+            if m != n and m != 1 and n != 1 and isinstance(m, int) and isinstance(n, int):
+                raise ShapeError(f"The size of tensor a ({m}) must match the size of tensor b ({n}) at non-singleton "
+                                 f"dimension {axis}") from error  # fmt: skip
+        raise
 
 
 def as_float(t: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ def _repr(result: Any) -> str:
 
 
 aminmax = named_result("aminmax", "min", "max")
+frexp = named_result("frexp", "mantissa", "exponent")
 histogram = named_result("histogram", "hist", "bin_edges")
 histogramdd = named_result("histogramdd", "hist", "bin_edges")
 qr = named_result("qr", "Q", "R")

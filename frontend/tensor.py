@@ -424,7 +424,7 @@ class Tensor(Differentiable):
     __neg__ = elementwise.neg
     __pos__ = elementwise.positive
     __abs__ = elementwise.abs
-    __invert__ = elementwise.bitwise_not
+    __invert__ = elementwise.invert
 
     def polygamma(self, n: Any) -> Tensor:
         """The n-th derivative of digamma."""
