@@ -176,12 +176,7 @@ def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
     if not input.dtype.is_floating_point:
         raise RuntimeError("torch.frexp() only supports floating-point dtypes")
     exponent = dispatch.apply("exponent", input.detach())
-    wide = dtypes.float64 if input.dtype is dtypes.float64 else dtypes.float32
-    first = floor_divide(exponent, 2)  # 2 ** -exponent itself may overflow
-    mantissa = dispatch.cast(input, wide)
-    for part in (first, sub(exponent, first)):
-        mantissa = mul(mantissa, pow(2.0, dispatch.cast(mul(part, -1), wide)))
-    return return_types.frexp(dispatch.cast(mantissa, input.dtype), exponent)
+    return return_types.frexp(_scaled_by_powers(input, mul(exponent, -1)), exponent)
 
 
 # -- two operands, to floating -------------------------------------------------------------------------------------
@@ -324,10 +319,26 @@ logaddexp2 = _log_of_sum("logaddexp2", 2.0)
 
 @named("LdexpBackward0")
 def ldexp(input: Tensor, other: Tensor) -> Tensor:
-    """input * 2 ** other."""
+    """input * 2 ** other; with integers in ``other`` exact, and of input's dtype if that is floating."""
     dispatch.require_tensor(input, "ldexp")
     dispatch.require_tensor(other, "ldexp", "other", 2)
-    return mul(input, pow(2.0, other))
+    if other.dtype.is_floating_point:
+        return mul(input, pow(2.0, other))
+    if not input.dtype.is_floating_point:
+        return mul(input, pow(2.0, as_float(other)))
+    if other.dtype is dtypes.bool_:
+        raise NotImplementedError("\"ldexp_cpu_exp\" not implemented for 'Bool'")
+    return _scaled_by_powers(input, other)
+
+
+def _scaled_by_powers(input: Tensor, exponent: Tensor) -> Tensor:
+    """input * 2 ** exponent in two steps: the power alone may overflow."""
+    wide = dtypes.float64 if input.dtype is dtypes.float64 else dtypes.float32
+    first = floor_divide(exponent, 2)
+    out = dispatch.cast(input, wide)
+    for part in (first, sub(exponent, first)):
+        out = mul(out, pow(2.0, dispatch.cast(part, wide)))
+    return dispatch.cast(out, input.dtype)
 
 
 @named("HeavisideBackward0")
@@ -508,6 +519,7 @@ FUNCTIONS = (
     "polygamma", "rsub", "signbit",
 )  # fmt: skip
 METHODS = (
-    *_BOTH, "float_power_", "fmax", "fmin", "frexp", "isneginf", "isposinf", "isreal", "logaddexp", "logaddexp2", "signbit",
+    *_BOTH, "float_power_", "fmax", "fmin", "frexp", "isneginf", "isposinf", "isreal", "logaddexp", "logaddexp2",
+    "signbit",
 )  # fmt: skip
 IN_PLACE = tuple(name for name in _BOTH if name != "float_power")

@@ -12,7 +12,7 @@ import numpy as np
 from ..ir import dtypes
 from ..ir.dtypes import DType
 from ..ir.errors import DTypeError, ShapeError
-from . import dispatch
+from . import dispatch, tracing
 from .size import SymInt
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ def broadcast(op: str, a: Any, b: Any, dtype: DType) -> Tensor:
     try:
         return dispatch.apply(op, left, right)
     except ShapeError as error:
+        if tracing.is_tracing():  # it names the line
+            raise
         shapes = left._extents, right._extents
         rank = max(map(len, shapes))
         rows = [(1,) * (rank - len(s)) + s for s in shapes]
