@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir import dtypes
+from ..ir.dims import product
 from ..ir.dtypes import DType
 from ..ir.errors import UnsupportedError
 from . import creation, dispatch, promotion, shaping
@@ -235,7 +236,14 @@ def resize(self: Tensor, *sizes: Any) -> Tensor:
     import warnings
 
     warnings.warn("non-inplace resize is deprecated", stacklevel=2)
-    return shaping.reshape(self, shaping.sizes_of(sizes))
+    shape = shaping.sizes_of(sizes)
+    count, have = product(shape), product(self._extents)
+    if count != have:
+        given, old = ("x".join(map(str, s)) for s in (shape, self._extents))
+        raise RuntimeError(f"requested resize to {given} ({count} elements in total), but the given tensor has a size "
+                           f"of {old} ({have} elements). autograd's resize can only change the shape of a given "
+                           "tensor, while preserving the number of elements. ")  # fmt: skip
+    return shaping.reshape(self, shape)
 
 
 def new(self: Tensor, *data: Any, device: Any = None) -> Tensor:

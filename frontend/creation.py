@@ -13,7 +13,7 @@ from ..ir.dims import DimExpr
 from ..ir.dtypes import DType
 from . import dispatch, elementwise, promotion, shaping
 from .device import require_cpu
-from .size import Size, SymInt, as_extent
+from .size import SymInt, as_extent
 from .tape import views
 
 if TYPE_CHECKING:
@@ -182,15 +182,6 @@ def new_tensor(
     return tensor(data, dtype=dtype or input.dtype, device=device, requires_grad=requires_grad)
 
 
-def new(input: Tensor, *data: Any, device: Any = None) -> Tensor:
-    """Old form: an empty tensor, one of the given sizes, or one of the given values, in the tensor's dtype."""
-    if len(data) == 1 and isinstance(data[0], (list, tuple, np.ndarray)) and not isinstance(data[0], Size):
-        return tensor(data[0], dtype=input.dtype, device=device)
-    if len(data) == 1 and dispatch.is_tensor(data[0]):
-        return data[0]
-    return new_empty(input, *(data or (0,)), device=device)
-
-
 def scalar_tensor(
     s: Any, *, dtype: DType | None = None, layout: Any = None, device: Any = None, requires_grad: bool = False,
     pin_memory: bool = False,
@@ -314,6 +305,13 @@ def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     return shaping.stack(powers if increasing else powers[::-1], 1)
 
 
+def clone(input: Tensor, *, memory_format: Any = None) -> Tensor:
+    """A copy."""
+    dispatch.require_tensor(input, "clone")
+    _check_layout(None, memory_format)
+    return input.clone()
+
+
 def fill(input: Tensor, value: Any) -> Tensor:
     """A copy with every element set to a number or 0-d tensor."""
     if dispatch.is_tensor(value) and value.dim():
@@ -334,8 +332,9 @@ def zero_(input: Tensor) -> Tensor:
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
 FUNCTIONS = (
-    "arange", "as_tensor", "asarray", "empty", "empty_like", "eye", "fill", "fill_", "from_numpy", "full", "full_like",
-    "linspace", "logspace", "ones", "ones_like", "scalar_tensor", "tensor", "vander", "zero_", "zeros", "zeros_like",
+    "arange", "as_tensor", "asarray", "clone", "empty", "empty_like", "eye", "fill", "fill_", "from_numpy", "full",
+    "full_like", "linspace", "logspace", "ones", "ones_like", "scalar_tensor", "tensor", "vander", "zero_", "zeros",
+    "zeros_like",
 )  # fmt: skip
-METHODS = ("new", "new_empty", "new_full", "new_ones", "new_tensor", "new_zeros")
+METHODS = ("new_empty", "new_full", "new_ones", "new_tensor", "new_zeros")
 IN_PLACE = ()

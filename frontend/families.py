@@ -15,6 +15,7 @@ from . import (
     einsum,
     elementary,
     elementwise,
+    inplace_views,
     joining,
     linalg,
     matrices,
@@ -32,9 +33,8 @@ from . import (
 )
 
 FAMILIES: tuple[ModuleType, ...] = (
-    attributes, creation, distance, einsum, elementary, elementwise, joining, linalg, matrices, ordering, picking,
-    placing, random,
-    reduce, scans, shaping, statistics, triangles, viewing,
+    attributes, creation, distance, einsum, elementary, elementwise, inplace_views, joining, linalg, matrices,
+    ordering, picking, placing, random, reduce, scans, shaping, statistics, triangles, viewing,
 )  # fmt: skip
 
 

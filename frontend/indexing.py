@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..ir import dims, dtypes
 from ..ir.dims import Extent
-from ..ir.errors import DataDependentError
+from ..ir.errors import DataDependentError, ShapeError
+from ..ir.ops.common import broadcast_shapes
 from ..runtime.backward import now
 from . import dispatch, elementwise, promotion, shaping, tracing
 from .size import SymInt, as_extent, is_int, provably, wrap
@@ -32,8 +34,8 @@ def _basic(input: Tensor, items: list[Any]) -> tuple[Tensor, list[tuple[int, Ten
     for item in items:
         if item is None or isinstance(item, bool):
             out = shaping.unsqueeze(out, axis)
-            if item is False:
-                out = shaping.slice_axis(out, axis, 0, 0)
+            if item is not None:  # an index tensor of one element, or of none
+                picks.append((axis, dispatch.from_array(np.zeros(int(item), np.int64))))
             axis += 1
         elif isinstance(item, slice):
             out = _slice(out, axis, item)
@@ -69,7 +71,8 @@ def _normalise(item: Any) -> Any:
     if item is None or item is Ellipsis or isinstance(item, slice) or is_int(item):
         return item
     if dispatch.is_tensor(item):
-        pass
+        if item.dim() == 0 and item.dtype.is_integer and item.dtype is not dtypes.uint8 and _is_known(item):
+            return int(item._data)
     elif isinstance(item, (list, tuple, range, np.ndarray)):
         item = dispatch.from_array(np.asarray(item, None if len(item) else np.int64))
     else:
@@ -77,7 +80,17 @@ def _normalise(item: Any) -> Any:
                          f"indices (got {type(item).__name__})")  # fmt: skip
     if item.dtype is not dtypes.bool_ and not item.dtype.is_integer:
         raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
+    if item.dtype is dtypes.uint8:
+        warnings.warn("indexing with dtype torch.uint8 is now deprecated, please use a dtype torch.bool instead.",
+                      UserWarning, stacklevel=5)  # fmt: skip
+        item = dispatch.cast(item, dtypes.bool_)
     return item
+
+
+def _is_known(t: Tensor) -> bool:
+    """Whether the numbers of ``t`` are there: it is not part of a trace."""
+    tracer = tracing.current()
+    return t._value is None and (tracer is None or not tracer.owns(t))
 
 
 def _is_mask(item: Any) -> bool:
@@ -149,6 +162,12 @@ def _merge(t: Tensor, picks: list[tuple[int, Tensor]]) -> tuple[Tensor, list[int
     if order != list(range(rank)):
         t = shaping.permute(t, order)
     extents = [t._extents[target + k] for k in range(len(axes))]
+    try:
+        broadcast_shapes("indexing", *(index._extents for _, index in picks))
+    except ShapeError:
+        shapes = ", ".join(str(list(index.shape)) for _, index in picks)
+        raise IndexError("shape mismatch: indexing tensors could not be broadcast together with shapes "
+                         f"{shapes}") from None  # fmt: skip
     linear: Any = None
     for (_, index), extent in zip(picks, extents, strict=True):
         wrapped = _wrap_negative(index, extent)

@@ -56,6 +56,7 @@ class Tensor(Differentiable):
     _grad: Tensor | None = None
     _counter: Any = None
     _base: Tensor | None = None
+    _moved: Tensor | None = None  # what it was before its shape was changed in place
     _view: Any = ()
     _view_seen = 0
     _inference = False

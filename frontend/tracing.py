@@ -255,13 +255,16 @@ class Tracer:
         if t._base is None or counter is None or counter.value == t._view_seen or self.is_state(t):
             return
         t._view_seen = counter.value
-        if self.owns(t._base):
-            again = views.replay(t._base, t._view)
+        base = views.base_of(t)
+        assert base is not None
+        if self.owns(base):
+            again = views.replay(base, t._view)
             t._value, t._data, t._trace = again._value, None, self  # type: ignore[assignment]
 
     def write(self, target: Tensor, new: Tensor, op: str) -> bool:
         """Rebind ``target``; False if it is an eager tensor of this trace that can be written directly."""
-        root = target if target._base is None or self.is_state(target) else target._base
+        base = views.base_of(target)
+        root = target if base is None or self.is_state(target) else base
         state = self._states.get(id(root))
         if state is None and root._trace is not self:
             self.unsupported(

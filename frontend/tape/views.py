@@ -7,7 +7,7 @@ when somebody asks for it after a write.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ def link(op: str, attrs: dict[str, Any], source: Tensor, view: Tensor) -> None:
     tracer = tracing.current()
     # A state of a trace counts as a tensor of its own, even if it is a view of one outside.
     direct = source._base is None or (tracer is not None and tracer.is_state(source))
-    root = source if direct else source._base
+    root = source if direct else base_of(source)
     chain = () if direct else source._view
     assert root is not None
     view._base = root
@@ -36,6 +36,36 @@ def link(op: str, attrs: dict[str, Any], source: Tensor, view: Tensor) -> None:
     view._view = (*chain, (op, attrs)) if kept else None
     view._counter = counter_of(root)
     view._view_seen = view._counter.value
+
+
+def base_of(view: Tensor) -> Tensor | None:
+    """The tensor that ``view`` is a view of."""
+    base = view._base
+    if base is not None and base._moved is not None:  # it has another shape now, and views keep to what it was
+        base = view._base = base._moved
+    return base
+
+
+def become(t: Tensor, fn: Callable[..., Tensor], *args: Any, **kwargs: Any) -> None:
+    """Make ``t`` itself the view that ``fn(t, *args, **kwargs)`` is (``transpose_``).
+
+    What it was stays behind as a tensor that nobody sees: the base of ``t`` and of the views that there are.
+    """
+    source = t
+    if t._base is None:
+        source = dispatch.from_array(t._data) if t._value is None else dispatch.from_value(t._value, t._trace)  # type: ignore[arg-type]
+        source._trace, source._inference, source._counter = t._trace, t._inference, counter_of(t)
+        source._requires_grad, source._grad_fn, source._output_nr = t._requires_grad, t._grad_fn, t._output_nr
+    with grad_mode.enable_grad():
+        new = fn(source, *args, **kwargs)
+    if new is source:
+        return
+    if source is not t:
+        t._moved = source
+    t._data, t._value, t._base, t._view = new._data, new._value, new._base, new._view
+    t._requires_grad, t._grad_fn, t._output_nr = False, new._grad_fn, new._output_nr
+    counter_of(t).value += 1
+    t._view_seen = counter_of(t).value
 
 
 def unlink(view: Tensor) -> Tensor:
@@ -124,7 +154,7 @@ def refresh(view: Tensor) -> None:
     if counter is None or counter.value == view._view_seen:
         return
     view._view_seen = counter.value
-    base = view._base
+    base = base_of(view)
     if base is None or view._view is None or not (base._requires_grad or base._grad_fn is not None):
         return
     with grad_mode.enable_grad():
@@ -140,7 +170,7 @@ def check_writable(target: Tensor) -> None:
                            "https://github.com/pytorch/rfcs/pull/17 for more details.")  # fmt: skip
     if not grad_mode.is_grad_enabled():
         return
-    base = target._base
+    base = base_of(target)
     node = target._grad_fn
     if target._output_nr in getattr(node, "as_given", ()):
         raise RuntimeError(f"Output {target._output_nr} of {node.name} is a view and is being modified inplace. This "
@@ -199,7 +229,7 @@ def written(target: Tensor, new: Tensor, *, computed: bool, history: bool) -> No
     counter_of(target).value += 1
     if not history or not grad_mode.is_grad_enabled():
         return
-    base = target._base
+    base = base_of(target)
     if base is not None:
         if target._view is not None and (new.requires_grad or base.requires_grad):
             base._grad_fn, base._output_nr = CopySlices(base, target._view, new), 0
