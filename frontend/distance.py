@@ -66,13 +66,15 @@ def _sum(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
 
 
 def _shown(ord: float) -> str:
-    return str(int(ord)) if ord == int(ord) else str(ord)
+    return f"{ord:g}"
 
 
 @named("LinalgVectorNormBackward0")
 def dist(input: Tensor, other: Tensor, p: Any = 2) -> Tensor:
     """p-norm of input - other, over everything."""
-    return vector_norm(promotion.as_float(sub(input, other)), p)
+    difference = sub(input, other)
+    promotion.require_float(difference, "norm")
+    return vector_norm(difference, p)
 
 
 @named("CdistBackward0")

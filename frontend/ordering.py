@@ -9,9 +9,10 @@ import numpy as np
 from ..ir import dtypes
 from ..ir.dims import Extent
 from . import dispatch, elementwise, promotion, return_types, shaping
+from .elementary import lerp
 from .elementwise import eq, ge, where
 from .keywords import numpy_names
-from .reduce import any_empty, reduce, require_elements, selected, sum
+from .reduce import any_empty, reduce, require_elements, require_kernel, selected, sum
 from .scans import cummax, cumsum
 from .shaping import axis_of, slice_axis
 from .size import as_extent, is_int, provably, wrap
@@ -49,6 +50,8 @@ def msort(input: Tensor) -> Tensor:
 def topk(input: Tensor, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:
     """(values, indices) of the ``k`` largest (or smallest) elements along ``dim``, in order."""
     axis = axis_of(dim, input.dim())
+    if input.dtype is dtypes.bool_:
+        raise RuntimeError("topk does not support bool dtypes on CPU")
     extent = wrap(input._extents[axis]) if input.dim() else 1
     if not provably(lambda: (k >= 0) & (k <= extent) if is_int(k) else False) and not (0 <= k <= extent):
         raise RuntimeError("selected index k out of range")
@@ -85,6 +88,7 @@ def kthvalue(input: Tensor, k: Any, dim: int = -1, keepdim: bool = False) -> Any
         raise RuntimeError(f"kthvalue(): selected number k out of range for dimension {axis}")
     if input.dim() == 0:
         return _of_scalar(input, return_types.kthvalue)
+    require_kernel("kthvalue_cpu", input, "b")
     return _pick(input, axis, as_extent(k) - 1, keepdim, return_types.kthvalue)
 
 
@@ -92,7 +96,8 @@ def _median(name: str, input: Tensor, dim: int | None, keepdim: bool, ignore_nan
     if dim is None:
         return _median_of_all(name, input, ignore_nan, result)
     axis = axis_of(dim, input.dim())
-    require_elements(f"{name}()", input, axis)
+    require_elements("median()", input, axis)
+    require_kernel("median_out", input, "b")
     if input.dim() == 0:
         return _of_scalar(input, result)
     return _pick(input, axis, _middle(input, axis, ignore_nan), keepdim, result)
@@ -113,9 +118,10 @@ def _middle(x: Tensor, axis: int, ignore_nan: bool) -> Any:
 def _median_of_all(name: str, input: Tensor, ignore_nan: bool, result: Any) -> Tensor:
     flat = shaping.reshape(input, -1)
     if any_empty(flat, (0,)):
-        if not input.dtype.is_floating_point:
-            return dispatch.scalar(input.dtype.min, input.dtype)
+        if not input.dtype.is_floating_point:  # what a NaN becomes there
+            return dispatch.scalar(input.dtype.min if input.dtype.bits >= 32 else 0, input.dtype)
         return elementwise.add(sum(flat), float("nan"))
+    require_kernel("median_cpu", input, "b")
     value = _pick(flat.detach(), 0, _middle(flat, 0, ignore_nan), False, result)[0]
     # All elements that equal the median share its gradient, as they do for amax.
     if not input.dtype.is_floating_point:
@@ -221,8 +227,7 @@ def _at_quantiles(x: Tensor, q: Tensor, interpolation: str, ignore_nan: bool) ->
     if interpolation == "lower":
         return below
     above = _gathered(values, elementwise.ceil(ranks.detach()), axis)
-    weight = elementwise.sub(ranks, floor) if interpolation == "linear" else 0.5
-    return elementwise.add(below, elementwise.mul(weight, elementwise.sub(above, below)))
+    return lerp(below, above, elementwise.sub(ranks, floor) if interpolation == "linear" else 0.5)
 
 
 def _gathered(values: Tensor, ranks: Tensor, axis: int) -> Tensor:
@@ -265,9 +270,15 @@ def searchsorted(
         if sorter._extents != line._extents:
             raise RuntimeError("torch.searchsorted(): boundary and sorter must have the same size, but got boundary "
                                f"tensor {list(line.shape)}and got sorter tensor {list(sorter.shape)}")  # fmt: skip
+        if sorter._value is None and sorter._data.size and not _within(sorter, line._extents[-1]):
+            raise RuntimeError("torch.searchsorted(): sorter index out of range")
         line = dispatch.apply("gather", line, sorter, axis=line.dim() - 1)
     out = _ranks(line, values, right or side == "right")
     return dispatch.cast(out, dtypes.int32) if out_int32 else out
+
+
+def _within(index: Tensor, extent: Extent) -> bool:
+    return not isinstance(extent, int) or bool(index._data.min() >= 0 and index._data.max() < extent)
 
 
 def _check_sequence(line: Tensor, values: Tensor) -> None:
@@ -309,10 +320,13 @@ def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right:
 
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether each of ``elements`` is among ``test_elements`` (or is not, with ``invert``)."""
+    if not (dispatch.is_tensor(elements) or dispatch.is_tensor(test_elements)):
+        raise TypeError("isin() received an invalid combination of arguments: elements or test_elements must be a "
+                        "Tensor")  # fmt: skip
     dtype = promotion.result_type(elements, test_elements)
-    x, wanted = promotion.operand(elements, dtype), shaping.reshape(promotion.operand(test_elements, dtype), -1)
     if dtype is dtypes.bool_:
-        x, wanted = dispatch.cast(x, dtypes.uint8), dispatch.cast(wanted, dtypes.uint8)
+        raise RuntimeError("Unsupported input type encountered for isin(): Bool")
+    x, wanted = promotion.operand(elements, dtype), shaping.reshape(promotion.operand(test_elements, dtype), -1)
     if any_empty(wanted, (0,)):
         found = elementwise.ne(x, x) if not dtype.is_floating_point else dispatch.cast(elementwise.mul(eq(x, x), 0),
                                                                                       dtypes.bool_)  # fmt: skip
@@ -335,8 +349,12 @@ def unique(
 ) -> Any:  # fmt: skip
     """The distinct elements (slices along ``dim``) in ascending order; on request also where each element went, and
     how often each occurs."""
+    if dim is not None and input.dim() == 0:
+        raise IndexError(f"Dimension specified as {dim} but tensor has no dimensions")
     axis = None if dim is None else axis_of(dim, input.dim())
     data = input._concrete("unique()", _DISTINCT)
+    if axis is not None and 0 in data.shape and data.shape[axis] != 0:
+        raise RuntimeError("There are 0 sized dimensions, and they aren't selected, so unique cannot be applied")
     values, inverse, counts = np.unique(data, return_inverse=True, return_counts=True, axis=axis, equal_nan=False)
     inverse = inverse.reshape(data.shape if axis is None else -1)
     return _distinct(values, inverse, counts, return_inverse, return_counts)

@@ -34,10 +34,16 @@ def axes_of(dim: Dims, rank: int) -> tuple[int, ...]:
     return tuple(sorted(axes)) if rank else ()
 
 
-def require_elements(name: str, x: Tensor, axis: int) -> None:
-    """IndexError with PyTorch's words for an empty axis."""
+def require_elements(name: str, x: Tensor, axis: int, given: int | None = None) -> None:
+    """IndexError with PyTorch's words for an empty axis, which the user called ``given``."""
     if x._extents and x._extents[axis] == 0:
-        raise IndexError(f"{name}: Expected reduction dim {axis} to have non-zero size.")
+        raise IndexError(f"{name}: Expected reduction dim {axis if given is None else given} to have non-zero size.")
+
+
+def require_kernel(name: str, x: Tensor, refused: str) -> None:
+    """NotImplementedError with PyTorch's words for the kinds of dtype (letters) that it does not compute."""
+    if x.dtype.kind in refused:
+        raise NotImplementedError(f"\"{name}\" not implemented for '{dispatch.type_word(x.dtype)}'")
 
 
 def drop_axis(axis: int, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -161,7 +167,8 @@ def _require_nonempty(name: str, x: Tensor, dim: Dims, error: type[Exception] = 
     if dim is None or dim == () or dim == []:
         more = "" if error is IndexError else " Specify the reduction dim with the 'dim' argument."
         raise error(f"{name}: Expected reduction dim to be specified for input.numel() == 0.{more}")
-    require_elements(name, x, next(a for a in axes if x._extents[a] == 0))
+    for d in dim if isinstance(dim, (tuple, list)) else [dim]:
+        require_elements(name, x, axis_of(d, x.dim()), d if error is RuntimeError else None)
 
 
 @numpy_names
@@ -189,6 +196,11 @@ def aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> 
     return return_types.aminmax(reduce("amin", input, dim, keepdim), reduce("amax", input, dim, keepdim))
 
 
+def _refuse_bool(name: str, x: Tensor) -> None:
+    if x.dtype is dtypes.bool_:
+        raise RuntimeError(f"{name}(): does not support bool input")
+
+
 def _arg(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
     if input.dtype is dtypes.bool_:
         input = dispatch.cast(input, dtypes.uint8)
@@ -203,6 +215,7 @@ def _arg(op: str, input: Tensor, dim: int | None, keepdim: bool) -> Tensor:
 @numpy_names
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """int64 index of the largest element (the first of equals), in the flat tensor if ``dim`` is None."""
+    _refuse_bool("argmax", input)
     _require_nonempty("argmax()", input, dim, IndexError)
     return _arg("argmax", input, dim, keepdim)
 
@@ -210,6 +223,7 @@ def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tens
 @numpy_names
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor:
     """int64 index of the smallest element (the first of equals), in the flat tensor if ``dim`` is None."""
+    _refuse_bool("argmin", input)
     _require_nonempty("argmin()", input, dim, IndexError)
     return _arg("argmin", input, dim, keepdim)
 
@@ -251,18 +265,23 @@ def min(input: Tensor, dim: Any = None, keepdim: bool = False, *, other: Any = N
 
 
 # -- logic and counting -------------------------------------------------------------------------------
+def _logical(op: str, input: Tensor, dim: Dims, keepdim: bool) -> Tensor:
+    out = dispatch.cast(input, dtypes.bool_)
+    if not (isinstance(dim, (tuple, list)) and not dim):  # an empty list means no axis here
+        out = reduce(op, out, dim, keepdim)
+    return dispatch.cast(out, dtypes.uint8) if input.dtype is dtypes.uint8 else out
+
+
 @numpy_names
 def any(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """Whether any element is non-zero (bool; uint8 for uint8)."""
-    out = reduce("any", dispatch.cast(input, dtypes.bool_), dim, keepdim)
-    return dispatch.cast(out, dtypes.uint8) if input.dtype is dtypes.uint8 else out
+    return _logical("any", input, dim, keepdim)
 
 
 @numpy_names
 def all(input: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """Whether all elements are non-zero (bool; uint8 for uint8)."""
-    out = reduce("all", dispatch.cast(input, dtypes.bool_), dim, keepdim)
-    return dispatch.cast(out, dtypes.uint8) if input.dtype is dtypes.uint8 else out
+    return _logical("all", input, dim, keepdim)
 
 
 def count_nonzero(input: Tensor, dim: Dims = None) -> Tensor:

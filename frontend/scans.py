@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir import dtypes
 from ..ir.dtypes import DType
-from . import dispatch, elementwise, promotion, return_types, shaping
+from . import dispatch, elementwise, return_types, shaping
 from .elementwise import add, div, mul, sub
 from .keywords import numpy_names
-from .reduce import sum
+from .reduce import require_kernel, sum
 from .shaping import axis_of, slice_axis
 from .size import wrap
 
@@ -29,6 +29,8 @@ def _scan(op: str, x: Tensor, dim: int) -> Any:
 
 def _accumulated(op: str, input: Tensor, dim: int, dtype: DType | None) -> Tensor:
     target = dtype or (input.dtype if input.dtype.is_floating_point else dtypes.int64)
+    if target is dtypes.bool_:
+        raise NotImplementedError(f"\"{op}_out_cpu\" not implemented for 'Bool'")
     return _scan(op, dispatch.cast(input, target), dim)
 
 
@@ -48,13 +50,13 @@ def cumprod(input: Tensor, dim: int, *, dtype: DType | None = None) -> Tensor:
 def logcumsumexp(input: Tensor, dim: int) -> Tensor:
     """Logarithms of the running sums of exp(input) along ``dim``, without overflow."""
     axis_of(dim, input.dim())
-    if not input.dtype.is_floating_point:
-        word = dispatch.type_word(input.dtype)
-        raise NotImplementedError(f"\"logcumsumexp_out_cpu\" not implemented for '{word}'")
+    require_kernel("logcumsumexp_out_cpu", input, "iub")
     return _scan("logcumsumexp", input, dim)
 
 
 def _running_extreme(op: str, input: Tensor, dim: int, result: Any) -> Any:
+    if input.dim() == 0 and dim not in (0, -1):
+        raise IndexError(f"{op}(): Expected reduction dim -1 or 0 for scalar but got {dim}")
     if input.dtype is not dtypes.bool_:
         return result(*_scan(op, input, dim))
     values, indices = _scan(op, dispatch.cast(input, dtypes.uint8), dim)
@@ -93,6 +95,8 @@ def diff(
     if n == 0:
         return input.clone()
     parts = [x for x in (prepend, input, append) if x is not None]
+    if [x for x in parts if x.dim() != input.dim()]:
+        raise RuntimeError("diff expects prepend or append to be the same dimension as input")
     out = shaping.cat(parts, axis) if len(parts) > 1 else input
     for _ in range(n):
         extent = out._extents[axis]
@@ -122,18 +126,20 @@ def _panels(name: str, y: Tensor, x: Tensor | None, dx: Any, axis: int) -> Tenso
     return mul(sub(stop, start), add(before, after))
 
 
-def _check_spacing(name: str, x: Tensor | None, dx: Any) -> None:
+def _axis(name: str, y: Tensor, x: Tensor | None, dx: Any, dim: int) -> int:
+    if y.dim() == 0:
+        raise IndexError(f"Dimension specified as {dim} but tensor has no dimensions")
     if x is not None and dx is not None:
         raise TypeError(f"{name}() received an invalid combination of arguments: x and dx exclude each other")
+    return axis_of(dim, y.dim())
 
 
 def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1) -> Tensor:
     """Integral along ``dim`` by the trapezoidal rule, over sample points ``x`` or steps of ``dx`` (1)."""
-    _check_spacing("trapezoid", x, dx)
-    axis = axis_of(dim, y.dim())
+    axis = _axis("trapezoid", y, x, dx, dim)
     if y._extents[axis] == 0:
-        return promotion.as_float(sum(y, axis))
-    return div(sum(_panels("trapezoid", y, x, dx, axis), axis_of(dim, y.dim())), 2)
+        return dispatch.cast(sum(y, axis), y.dtype)
+    return div(sum(_panels("trapezoid", y, x, dx, axis), axis), 2)
 
 
 def trapz(y: Tensor, x: Tensor | None = None, *, dx: Any = 1.0, dim: int = -1) -> Tensor:
@@ -143,10 +149,9 @@ def trapz(y: Tensor, x: Tensor | None = None, *, dx: Any = 1.0, dim: int = -1) -
 
 def cumulative_trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1) -> Tensor:
     """Running integrals along ``dim`` by the trapezoidal rule."""
-    _check_spacing("cumulative_trapezoid", x, dx)
-    axis = axis_of(dim, y.dim())
+    axis = _axis("cumulative_trapezoid", y, x, dx, dim)
     if y._extents[axis] == 0:
-        return promotion.as_float(y.clone())
+        return y.clone()
     return div(cumsum(_panels("cumulative_trapezoid", y, x, dx, axis), axis), 2)
 
 
@@ -160,6 +165,9 @@ def gradient(
     if edge_order not in (1, 2):
         raise RuntimeError("torch.gradient only supports edge_order=1 and edge_order=2.")
     axes = list(range(rank)) if dim is None else [axis_of(d, rank) for d in (dim if _is_list(dim) else [dim])]
+    if len(set(axes)) != len(axes):
+        raise RuntimeError(f"dim {next(a for a in axes if axes.count(a) > 1)} appears multiple times in the list of "
+                           "dims")  # fmt: skip
     steps = list(spacing) if _is_list(spacing) else [1 if spacing is None else spacing] * len(axes)
     if len(steps) != len(axes):
         if dim is None:

@@ -14,7 +14,7 @@ from .distance import root
 from .elementwise import div, mul, sub
 from .keywords import numpy_names
 from .ordering import searchsorted
-from .reduce import axes_of, reduce, sum
+from .reduce import axes_of, reduce, require_kernel, sum
 from .size import wrap
 from .tape.names import named
 
@@ -98,6 +98,8 @@ def _check_weights(word: str, weights: Tensor, observations: Any, kind: str, fit
     if weights.numel() != observations:
         raise RuntimeError(f"cov(): expected {word} to have the same numel as there are observations in the input but "
                            f"got {weights.numel()} != {observations}")  # fmt: skip
+    if weights._value is None and (weights._data < 0).any():
+        raise RuntimeError(f"cov(): {word} cannot be negative")
 
 
 def cov(
@@ -159,8 +161,7 @@ def corrcoef(input: Tensor) -> Tensor:
 # -- counts and histograms ----------------------------------------------------------------------------
 def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
     """How often each of 0, 1, .. occurs in a 1-d integer tensor (int64), or the sum of its weights."""
-    if not input.dtype.is_integer:
-        raise NotImplementedError(f"\"bincount_cpu\" not implemented for '{dispatch.type_word(input.dtype)}'")
+    require_kernel("bincount_cpu", input, "fb")
     data = input._concrete("bincount()", "histc, whose number of bins is given")
     if minlength < 0:
         raise RuntimeError("minlength should be >= 0")
@@ -175,17 +176,19 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
 
 
 def _range_of(
-    name: str, x: Tensor, given: tuple[float, float] | None, margin: float
+    name: str, x: Tensor, given: tuple[float, float] | None, margin: float, dimension: int = 0
 ) -> tuple[float, float]:
     """``given``, else the range of the elements; an empty one is widened by ``margin`` on both sides."""
-    low, high = given or (0.0, 0.0)
+    low, high = given or (0.0, 1.0)
     if given is None and x.numel():
         data = x._concrete(f"{name} without a range", "min= and max= (histc), or range=")
         low, high = float(data.min()), float(data.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise RuntimeError(f"{name}: range of [{low:g}, {high:g}] is not finite")
     if low > high:
-        raise RuntimeError(f"{name}: max must be larger than min")
+        rule = "max must be larger than min" if name == "torch.histc" else (
+            f"min should not exceed max, but got min {low:g} max {high:g} for dimension {dimension}")  # fmt: skip
+        raise RuntimeError(f"{name}: {rule}")
     return (low - margin, high + margin) if low == high else (low, high)
 
 
@@ -200,14 +203,9 @@ def _ones(x: Tensor) -> Tensor:
     return dispatch.apply("expand", dispatch.scalar(1, x.dtype), shape=x._extents)
 
 
-def _require_histogram_dtype(x: Tensor) -> None:
-    if not x.dtype.is_floating_point:
-        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{dispatch.type_word(x.dtype)}'")
-
-
 def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """How many elements lie in each of ``bins`` equal parts of [min, max] (if equal: of the range of the elements)."""
-    _require_histogram_dtype(input)
+    require_kernel("histogram_cpu", input, "iub")
     if bins <= 0:
         raise RuntimeError(f"torch.histogram(): bins must be > 0, but got {bins} for dimension 0")
     x = shaping.reshape(input.detach(), -1)
@@ -238,7 +236,7 @@ def _weights(x: Tensor, weight: Tensor | None, shape: Sequence[Any]) -> Tensor:
     if weight is None:
         return _ones(x)
     if weight._extents != tuple(shape):
-        raise RuntimeError("torch.histogram(): if weight tensor is provided it should have the same shape as the "
+        raise RuntimeError("torch.histogramdd: if weight tensor is provided it should have the same shape as the "
                            "input tensor excluding its innermost dimension, but got input with shape "
                            f"{list(shape)} and weight with shape {list(weight.shape)}")  # fmt: skip
     return dispatch.cast(shaping.reshape(weight, -1), x.dtype)
@@ -249,7 +247,7 @@ def histogram(
 ) -> Any:
     """(hist, bin_edges): the (weighted) number of elements between edges: ``bins`` equal parts of ``range`` (of the
     elements), or the given edges. ``density``: divided so that the integral is 1."""
-    _require_histogram_dtype(input)
+    require_kernel("histogramdd", input, "iub")
     x = shaping.reshape(input.detach(), -1)
     hist, edges = _histogram(shaping.unsqueeze(x, 1), [bins], range, _weights(x, weight, input._extents), density)
     return return_types.histogram(hist, edges[0])
@@ -259,15 +257,13 @@ def histogramdd(
     input: Tensor, bins: Any, range: Any = None, weight: Tensor | None = None, density: bool = False
 ) -> Any:
     """(hist, bin_edges) of points [..., D] in D dimensions; ``bins``: a number, D numbers, or D tensors of edges."""
-    _require_histogram_dtype(input)
+    require_kernel("histogramdd", input, "iub")
     if input.dim() < 2:
-        raise RuntimeError("torch.histogramdd: input tensor should have at least 2 dimensions, but got "
-                           f"{input.dim()}")  # fmt: skip
+        raise RuntimeError("torch.histogramdd: input tensor should have at least 2 dimensions")
     count = int(wrap(input._extents[-1]))
     each = list(bins) if isinstance(bins, (tuple, list)) else [bins] * count
     if len(each) != count:
-        raise RuntimeError(f"histogramdd: The size of bins must be equal to the innermost dimension of the input. "
-                           f"Got {len(each)} != {count}")  # fmt: skip
+        raise RuntimeError("histogramdd: The size of bins must be equal to the innermost dimension of the input.")
     points = shaping.reshape(input.detach(), -1, count)
     column = shaping.reshape(shaping.slice_axis(points, 1, 0, 1), -1)
     weights = _weights(column, weight, input._extents[:-1])
@@ -284,7 +280,7 @@ def _histogram(
     for k, wanted in enumerate(bins):
         x = shaping.reshape(shaping.slice_axis(points, 1, k, k + 1), -1)
         given = None if range is None else (float(range[2 * k]), float(range[2 * k + 1]))
-        low, high = (0.0, 0.0) if dispatch.is_tensor(wanted) else _range_of("torch.histogram()", x, given, 0.5)
+        low, high = (0.0, 0.0) if dispatch.is_tensor(wanted) else _range_of("torch.histogramdd", x, given, 0.5, k)
         edges.append(_edges(x, wanted, low, high))
         place, here = _bin(x, edges[-1])
         index = elementwise.add(mul(index, wrap(edges[-1]._extents[0]) - 1), place)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...ir import dtypes
 from ...ir.dtypes import DType
-from .. import dispatch, elementwise, promotion, random, shaping
+from .. import dispatch, elementwise, promotion, random, reduce, shaping
 from ..tape.names import named
 from ..tensor import Tensor
 
@@ -263,6 +263,7 @@ def _softmax_axis(name: str, input: Tensor, dim: Any, stacklevel: int) -> int:
 def _normalised(op: str, input: Tensor, dim: Any, stacklevel: int, dtype: DType | None) -> Tensor:
     axis = _softmax_axis(op, input, dim, stacklevel)
     x = input if dtype is None else dispatch.cast(input, dtype)
+    reduce.require_kernel(f"{op}{'_lastdim' if axis == max(x.dim() - 1, 0) else ''}_kernel_impl", x, "iub")
     if x.dim() == 0:
         return shaping.reshape(dispatch.apply(op, shaping.reshape(x, 1), axis=0))
     return dispatch.apply(op, x, axis=axis)

@@ -69,8 +69,9 @@ def _logcumsumexp_gradient(g: GraphBuilder, node: Node, dy: Value, axis: int) ->
     """dx[i] = sum over k >= i of dy[k] * exp(x[i] - y[k]): y never falls, so no factor exceeds 1."""
     x, y = node.inputs[0], node.output
     nothing = g.constant(-np.inf, y.dtype)
-    none = shift(g, y, axis, 1, fill=-np.inf)
-    factor = g.exp(g.where(g.eq(none, nothing), nothing, g.sub(none, y)))
+    last = shift(g, y, axis, 1, fill=-np.inf)
+    stays = g.logical_and(g.isinf(y), g.eq(last, y))  # infinity minus infinity is 0 here
+    factor = g.exp(g.where(stays, g.constant(0, y.dtype), g.sub(last, y)))
     share = g.exp(g.where(g.eq(x, nothing), nothing, g.sub(x, y)))
     return g.mul(share, _sum_of_later(g, factor, dy, axis))
 
