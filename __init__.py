@@ -37,8 +37,10 @@ _NAMES: dict[str, tuple[str, str]] = {
 _MODULES: dict[str, str] = {
     "_C": "frontend.internals",
     "__future__": "frontend.future",
+    "amp": "frontend.amp",
     "autograd": "frontend.autograd",
     "backends": "frontend.backends",
+    "cpu": "frontend.cpu",
     "cuda": "frontend.cuda",
     "overrides": "frontend.overrides",
     "random": "frontend.random",
@@ -67,7 +69,7 @@ if TYPE_CHECKING:
     from . import export as onnx
     from .driver import compile, compile_step, load_executable
     from .frontend import *  # noqa: F403
-    from .frontend import autograd, backends, cuda, nn, optim, overrides, random, version
+    from .frontend import amp, autograd, backends, cpu, cuda, nn, optim, overrides, random, version
     from .frontend import future as __future__
     from .frontend.serialization import load, save
     from .ir.dims import Dim

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .frontend import dispatch, random
+from .frontend import autocasting, dispatch, random
 from .frontend.grad_mode import is_grad_enabled
 from .frontend.structure import Spec, flatten, unflatten
 from .frontend.tape.recompute import Recompute
@@ -347,7 +347,7 @@ def structure_key(spec: Spec, keep: list[Any], modules: list[Any]) -> Key:
 
 
 def inputs_key(arrays: Sequence[Any]) -> Key:
-    key: list[Hashable] = []
+    key: list[Hashable] = [*autocasting.signature()]
     for x in arrays:
         key += (x.shape, x.dtype.num)
     return tuple(key)

@@ -22,7 +22,8 @@ from ..ir.dtypes import (
     uint64,
 )
 from ..ir.dtypes import bool_ as bool
-from . import autograd, families, nn, optim
+from . import amp, autograd, cpu, families, nn, optim
+from .amp import autocast
 from .device import device, get_default_device, set_default_device
 from .grad_mode import (
     enable_grad,
@@ -66,7 +67,7 @@ globals().update(families.functions())
 globals().update(native.functions())
 native.attach(Tensor)
 
-_KEPT_MODULES = {"autograd", "nn", "optim"}
+_KEPT_MODULES = {"amp", "autograd", "cpu", "nn", "optim"}
 _HIDDEN = {"math", "DType", "ModuleType", "annotations", "promote"}
 __all__ = [
     name

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import (
     attributes,
+    autocasting,
     creation,
     dispatch,
     distance,
@@ -42,7 +43,7 @@ def attach(cls: type) -> None:
     """Give the class of tensors its methods."""
     for family in FAMILIES:
         for name in family.METHODS:
-            setattr(cls, name, getattr(family, name))
+            setattr(cls, name, autocasting.with_policy(name, getattr(family, name)))
         for name in family.IN_PLACE:
             fn = getattr(family, name)
             if hasattr(fn, "called"):  # its warnings name it
@@ -53,9 +54,10 @@ def attach(cls: type) -> None:
 def functions() -> dict[str, Any]:
     """Every public function by name; those that have an ``out`` argument in PyTorch take it."""
     found = {name: getattr(family, name) for family in FAMILIES for name in family.FUNCTIONS}
+    found.update({name: getattr(autocasting, name) for name in autocasting.FUNCTIONS})
     return {
         name: out.accepting_out(name, fn) if name in out.FUNCTIONS and not _takes_out(fn) else fn
-        for name, fn in found.items()
+        for name, fn in autocasting.policies(found).items()
     }
 
 

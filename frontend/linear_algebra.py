@@ -11,7 +11,7 @@ import numpy as np
 from ..ir import dtypes
 from ..ir.dtypes import DType
 from ..ir.errors import ShapeError
-from . import creation, dispatch, elementwise, linalg, reduce, shaping, viewing
+from . import autocasting, creation, dispatch, elementwise, linalg, reduce, shaping, viewing
 from .distance import vector_norm
 from .linalg import matmul
 from .return_types import named_result
@@ -335,3 +335,5 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
     if A._extents[:-1] != B._extents[:-1]:
         raise ShapeError(f"linalg.lstsq: A {list(A.shape)} and B {list(B.shape)} must agree but for the last axis")
     return result(matmul(pinv(A, rtol=rcond), B))
+
+globals().update(autocasting.policies({name: globals()[name] for name in __all__}))

@@ -15,6 +15,7 @@ from ..ir.graph import Value
 from ..ir.types import TensorType
 from . import (
     attributes,
+    autocasting,
     creation,
     dispatch,
     elementary,
@@ -421,7 +422,7 @@ class Tensor(Differentiable):
     __rlshift__ = reflected(elementary.bitwise_left_shift)
     __rshift__ = operator(elementary.bitwise_right_shift)
     __rrshift__ = reflected(elementary.bitwise_right_shift)
-    __matmul__ = linalg.matmul
+    __matmul__ = autocasting.with_policy("matmul", linalg.matmul)
     __neg__ = elementwise.neg
     __pos__ = elementwise.positive
     __abs__ = elementwise.abs

@@ -10,8 +10,7 @@ from .. import creation
 from ..device import require_cpu
 from ..size import provably
 from ..tensor import Tensor
-from . import conv_transpose_functions as functions
-from . import init
+from . import functional, init
 from .module import Module
 from .parameter import Parameter
 from .windows import pair
@@ -96,7 +95,7 @@ class _ConvTransposeNd(Module):
 
     def forward(self, input: Tensor, output_size: Sequence[Any] | None = None) -> Tensor:
         extra = self._output_padding(input, output_size)
-        function = getattr(functions, f"conv_transpose{self._rank}d")
+        function = getattr(functional, f"conv_transpose{self._rank}d")
         return function(
             input, self.weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation
         )  # fmt: skip

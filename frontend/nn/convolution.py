@@ -8,7 +8,6 @@ from typing import Any
 from .. import creation
 from ..device import require_cpu
 from ..tensor import Tensor
-from . import conv_functions as functions
 from . import functional as F
 from . import init
 from .module import Module
@@ -86,7 +85,8 @@ class _ConvNd(Module):
         padding: Any = self.padding
         if self.padding_mode != "zeros":
             input, padding = F.pad(input, self._border(), mode=self.padding_mode), 0
-        return functions._conv(self._rank, input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        convolve = getattr(F, f"conv{self._rank}d")
+        return convolve(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.weight, self.bias)

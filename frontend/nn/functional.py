@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import autocasting
 from ..linalg import linear  # noqa: F401
 from ..padding import pad  # noqa: F401
 from . import (
@@ -49,3 +50,4 @@ _FILES = (
     multihead_functions, norm_functions, pooling_functions, rearrange_functions, regression_losses, resize_functions,
 )  # fmt: skip
 __all__ = sorted({"linear", "pad", *(name for file in _FILES for name in file.__all__)})
+globals().update(autocasting.policies({name: globals()[name] for name in __all__}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .. import elementwise, reduce, shaping, statistics
+from .. import autocasting, elementwise, reduce, shaping, statistics
 from ..padding import pad
 from ..tensor import Tensor
 from . import functional as F
@@ -127,7 +127,7 @@ def functions() -> dict[str, Any]:
     """Every function of the package's top level that comes from ``nn``, by name."""
     out = {name: getattr(F, name) for name in _SHARED}
     out.update({f.__name__: f for f in _FUNCTIONS})
-    return {**out, "grid_sampler_2d": grid_sampler_2d, "grid_sampler_3d": grid_sampler_3d}
+    return autocasting.policies({**out, "grid_sampler_2d": grid_sampler_2d, "grid_sampler_3d": grid_sampler_3d})
 
 
 def attach(cls: type) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...ir.errors import IngotError
-from .. import dispatch, grad_mode
+from .. import autocasting, dispatch, grad_mode
 from ..structure import flatten, unflatten
 from .nodes import SECOND_TIME, Recorded, Saved, gradient_edge
 
@@ -39,6 +39,7 @@ class Recompute(Recorded):
         edges = [gradient_edge(t) if need else None for t, need in zip(leaves, self._needs, strict=True)]
         super().__init__(name, [*edges, *map(gradient_edge, parameters)], [r._type for r in results])
         self._fn, self._buffers, self._random_state = fn, list(buffers), random_state
+        self._precision = autocasting.mode.enabled, autocasting.mode.dtype
         self._saved: list[Saved] | None = [Saved(t) for t in (*leaves, *parameters)]
         for i, r in enumerate(results):
             if r.dtype.is_floating_point:
@@ -90,7 +91,8 @@ class Recompute(Recorded):
         if self._random_state is not None:
             random.default_generator.set_state(self._random_state)
         try:
-            return flatten(self._fn(*args, **kwargs), dispatch.is_tensor)[0]
+            with autocasting.set_to(*self._precision):
+                return flatten(self._fn(*args, **kwargs), dispatch.is_tensor)[0]
         finally:
             random.default_generator.set_state(state)
             for b, old in zip(self._buffers, held, strict=True):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from .tensor_types import CUDA_TYPES
+from ..tensor_types import CUDA_TYPES
+from . import amp
 
 globals().update(CUDA_TYPES)
 
