@@ -311,7 +311,8 @@ def test_the_names_of_gpus_say_that_there_is_none():
 
     with pytest.warns() as seen, old_autocast():
         assert (ingot.ones(2, 2) @ ingot.ones(2, 2)).dtype is FULL
-    assert [w.category for w in seen] == [FutureWarning, UserWarning] and "CUDA is not available" in str(seen[1].message)
+    assert [w.category for w in seen] == [FutureWarning, UserWarning]
+    assert "CUDA is not available" in str(seen[1].message)
     with pytest.warns() as seen:
         assert not OldScaler().is_enabled()
     assert "CUDA is not available" in str(seen[-1].message)
