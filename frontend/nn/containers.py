@@ -110,7 +110,24 @@ class Sequential(_Ordered):
         return Sequential(*self, *other)
 
     def __iadd__(self, other: Any) -> Sequential:
+        if not isinstance(other, Sequential):
+            raise ValueError(f"add operator supports only objects of Sequential class, but {type(other)} is given.")
         return self.extend(other)
+
+    def _times(self, times: Any) -> list[Module]:
+        if not isinstance(times, int):
+            raise TypeError(f"unsupported operand type(s) for *: {type(self)} and {type(times)}")
+        if times <= 0:
+            raise ValueError(f"Non-positive multiplication factor {times} for {type(self)}")
+        return [m for _ in range(times) for m in self]
+
+    def __mul__(self, times: int) -> Sequential:
+        return Sequential(*self._times(times))
+
+    __rmul__ = __mul__
+
+    def __imul__(self, times: int) -> Sequential:
+        return self.extend(self._times(times)[len(self) :])
 
 
 class ModuleList(_Ordered):
@@ -228,8 +245,21 @@ class ModuleDict(Module):
         if not isinstance(modules, Iterable):
             raise TypeError("ModuleDict.update should be called with an iterable of key/value pairs, but got "
                             f"{type(modules).__name__}")  # fmt: skip
-        for key, module in modules.items() if hasattr(modules, "items") else modules:
+        for key, module in _pairs("ModuleDict", modules):
             self[key] = module
+
+
+def _pairs(kind: str, given: Any) -> Iterator[tuple[str, Any]]:
+    if hasattr(given, "items"):
+        yield from given.items()
+        return
+    for i, pair in enumerate(given):
+        if not isinstance(pair, Iterable):
+            raise TypeError(f"{kind} update sequence element #{i} should be Iterable; is{type(pair).__name__}")
+        pair = tuple(pair)
+        if len(pair) != 2:
+            raise ValueError(f"{kind} update sequence element #{i} has length {len(pair)}; 2 is required")
+        yield pair
 
 
 def _as_parameter(value: Any) -> Any:
@@ -273,8 +303,30 @@ class ParameterList(Module):
         self[self._size - 1] = value
         return self
 
+    def pop(self, idx: Any = -1) -> Any:
+        """Removes and returns an entry; later ones move up."""
+        value = self[idx]
+        del self[idx]
+        return value
+
+    def __delitem__(self, index: Any) -> None:
+        values = list(self)
+        del values[index]
+        for i in range(self._size):
+            delattr(self, str(i))
+        self._size = 0
+        self.extend(values)
+
+    def __dir__(self) -> list[str]:
+        return [k for k in super().__dir__() if not k.isdigit()]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("ParameterList should not be called.")
+
     def extend(self, values: Iterable[Any]) -> ParameterList:
         """Adds parameters; returns self."""
+        if not isinstance(values, Iterable) or isinstance(values, Tensor):
+            raise TypeError(f"ParameterList.extend should be called with an iterable, but got {type(values).__name__}")
         for value in values:
             self.append(value)
         return self
@@ -294,18 +346,71 @@ class ParameterDict(Module):
         if parameters is not None:
             self.update(parameters)
 
+    def _key_to_attr(self, key: Any) -> str:
+        if not isinstance(key, str):
+            raise TypeError("Index given to ParameterDict cannot be used as a key as it is not a string (type is "
+                            f"'{type(key).__name__}'). Open an issue on github if you need non-string keys."
+                            )  # fmt: skip
+        return key
+
     def __getitem__(self, key: str) -> Any:
-        if key not in self._order:
-            raise KeyError(key)
-        return getattr(self, key)
+        return getattr(self, self._key_to_attr(key))
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._order[key] = None
-        setattr(self, key, _as_parameter(value))
+        setattr(self, self._key_to_attr(key), _as_parameter(value))
 
     def __delitem__(self, key: str) -> None:
         del self._order[key]
         delattr(self, key)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(list(self._order))
+
+    def __call__(self, input: Any) -> Any:
+        raise RuntimeError("ParameterDict should not be called.")
+
+    def __or__(self, other: ParameterDict) -> ParameterDict:
+        copy = self.copy()
+        copy.update(other)
+        return copy
+
+    def __ror__(self, other: ParameterDict) -> ParameterDict:
+        copy = other.copy()
+        copy.update(self)
+        return copy
+
+    def __ior__(self, other: ParameterDict) -> ParameterDict:
+        self.update(other)
+        return self
+
+    def copy(self) -> ParameterDict:
+        """Another dict of the same parameters."""
+        return ParameterDict(OrderedDict(self.items()))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The entry, or ``default``."""
+        return getattr(self, key) if key in self._order else default
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The entry, which is made from ``default`` if there is none."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def fromkeys(self, keys: Iterable[str], default: Any = None) -> ParameterDict:
+        """A dict of these keys that all hold ``default``."""
+        return ParameterDict((k, default) for k in keys)
+
+    def clear(self) -> None:
+        """Removes everything."""
+        for key in list(self._order):
+            del self[key]
+
+    def popitem(self) -> tuple[str, Any]:
+        """Removes and returns the last pair."""
+        key = next(reversed(self))
+        return key, self.pop(key)
 
     def __len__(self) -> int:
         return len(self._order)
@@ -327,7 +432,10 @@ class ParameterDict(Module):
 
     def update(self, parameters: Any) -> None:
         """Adds parameters from a mapping or an iterable of pairs."""
-        for key, value in parameters.items() if hasattr(parameters, "items") else parameters:
+        if not isinstance(parameters, Iterable):
+            raise TypeError("ParametersDict.update should be called with an iterable of key/value pairs, but got "
+                            f"{type(parameters).__name__}")  # fmt: skip
+        for key, value in _pairs("ParameterDict", parameters):
             self[key] = value
 
     def pop(self, key: str) -> Any:

@@ -54,10 +54,14 @@ class Module(HooksMixin, StateDictMixin):
 
     training: bool
     _version: int = 1
+    dump_patches: bool = False
+    call_super_init: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if args or kwargs:
-            raise TypeError(f"{type(self).__name__}.__init__() got unexpected arguments {args or sorted(kwargs)}")
+        if kwargs and not self.call_super_init:
+            raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument '{next(iter(kwargs))}'")
+        if args and not self.call_super_init:
+            raise TypeError(f"{type(self).__name__}.__init__() takes 1 positional argument but {len(args) + 1} were given")
         put = super().__setattr__
         put("training", True)
         put("_parameters", {})
@@ -70,6 +74,8 @@ class Module(HooksMixin, StateDictMixin):
         tracer = tracing.current()
         if tracer is not None:
             tracer.created_module(self)
+        if self.call_super_init:
+            super().__init__(*args, **kwargs)
 
     def forward(self, *input: Any) -> Any:
         """The computation; subclasses must define it."""
