@@ -58,10 +58,10 @@ class Module(HooksMixin, StateDictMixin):
     call_super_init: bool = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if kwargs and not self.call_super_init:
-            raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument '{next(iter(kwargs))}'")
-        if args and not self.call_super_init:
-            raise TypeError(f"{type(self).__name__}.__init__() takes 1 positional argument but {len(args) + 1} were given")
+        if (args or kwargs) and not self.call_super_init:
+            wrong = f"got an unexpected keyword argument '{next(iter(kwargs))}'" if kwargs else \
+                f"takes 1 positional argument but {len(args) + 1} were given"  # fmt: skip
+            raise TypeError(f"{type(self).__name__}.__init__() {wrong}")
         put = super().__setattr__
         put("training", True)
         put("_parameters", {})
