@@ -26,10 +26,10 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	@touch $@
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev,bench,mpi]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench,mpi,vision]'
 	@touch $@ $(VENV)/.run
 $(VENV)/.parity: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable '.[dev,bench,mpi,parity]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench,mpi,vision,parity]'
 	@touch $@ $(VENV)/.dev $(VENV)/.run
 
 demo: $(VENV)/.run
