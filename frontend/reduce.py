@@ -167,7 +167,7 @@ def _require_nonempty(name: str, x: Tensor, dim: Dims, error: type[Exception] = 
     if dim is None or dim == () or dim == []:
         more = "" if error is IndexError else " Specify the reduction dim with the 'dim' argument."
         raise error(f"{name}: Expected reduction dim to be specified for input.numel() == 0.{more}")
-    for d in dim if isinstance(dim, (tuple, list)) else [dim]:
+    for d in (dim,) if isinstance(dim, int) else dim:
         require_elements(name, x, axis_of(d, x.dim()), d if error is RuntimeError else None)
 
 

@@ -164,7 +164,7 @@ def gradient(
     rank = input.dim()
     if edge_order not in (1, 2):
         raise RuntimeError("torch.gradient only supports edge_order=1 and edge_order=2.")
-    axes = list(range(rank)) if dim is None else [axis_of(d, rank) for d in (dim if _is_list(dim) else [dim])]
+    axes = [axis_of(d, rank) for d in (range(rank) if dim is None else [dim] if isinstance(dim, int) else dim)]
     if len(set(axes)) != len(axes):
         raise RuntimeError(f"dim {next(a for a in axes if axes.count(a) > 1)} appears multiple times in the list of "
                            "dims")  # fmt: skip
