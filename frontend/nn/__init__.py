@@ -10,6 +10,7 @@ from . import (
     convolution,
     distance,
     dropout,
+    embedding,
     functional,
     init,
     layers,
@@ -34,6 +35,7 @@ from .conv_transpose import *  # noqa: F403
 from .convolution import *  # noqa: F403
 from .distance import *  # noqa: F403
 from .dropout import *  # noqa: F403
+from .embedding import *  # noqa: F403
 from .layers import *  # noqa: F403
 from .loss import *  # noqa: F403
 from .loss_elementwise import *  # noqa: F403
@@ -51,8 +53,8 @@ from .upsampling import *  # noqa: F403
 
 # Every file says itself what of it is public.
 _FILES = (
-    activation, attention, containers, conv_transpose, convolution, distance, dropout, layers, loss, loss_elementwise,
-    loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent, sync_batch_norm,
+    activation, attention, containers, conv_transpose, convolution, distance, dropout, embedding, layers, loss,
+    loss_elementwise, loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent, sync_batch_norm,
     transformer, upsampling,
 )  # fmt: skip
 __all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
