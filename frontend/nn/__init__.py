@@ -54,8 +54,8 @@ from .upsampling import *  # noqa: F403
 # Every file says itself what of it is public.
 _FILES = (
     activation, attention, containers, conv_transpose, convolution, distance, dropout, embedding, layers, loss,
-    loss_elementwise, loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent, sync_batch_norm,
-    transformer, upsampling,
+    loss_elementwise, loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent,
+    sync_batch_norm, transformer, upsampling,
 )  # fmt: skip
 __all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
 
