@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .. import autocasting, elementwise, reduce, shaping, statistics
+from .. import autocasting, elementwise, reduce, shaping
 from ..padding import pad
 from ..tensor import Tensor
 from . import functional as F
@@ -83,7 +83,7 @@ def affine_grid_generator(theta: Tensor, size: Sequence[int], align_corners: boo
 def _statistics(x: Tensor, axes: tuple[int, ...], eps: float, keepdim: bool) -> tuple[Tensor, Tensor]:
     """Mean and 1 / sqrt(biased variance + eps)."""
     mean = reduce.mean(x, axes, keepdim)
-    return mean, elementwise.rsqrt(elementwise.add(statistics.var(x, axes, False, keepdim), eps))
+    return mean, elementwise.rsqrt(elementwise.add(x.var(axes, False, keepdim), eps))
 
 
 def native_layer_norm(

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ir import dims
 from ...ir.errors import ShapeError
-from .. import dispatch, distance, elementwise, promotion, reduce, shaping, statistics
+from .. import dispatch, elementwise, promotion, reduce, shaping
 from ..padding import pad
 from ..size import provably, wrap
 from ..tape.names import named
@@ -111,7 +111,7 @@ def instance_norm(
     if running_mean is not None:
         _move(running_mean, reduce.mean(reduce.mean(planes, 2), 0), momentum)
     if running_var is not None:
-        _move(running_var, reduce.mean(statistics.var(planes, 2), 0), momentum)
+        _move(running_var, reduce.mean(planes.var(2), 0), momentum)
     out = shaping.reshape(dispatch.apply("layer_norm", planes, ndim=1, eps=eps), *input._extents)
     return _affine(out, weight, bias)
 
@@ -200,7 +200,7 @@ def normalize(
     input: Tensor, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: Tensor | None = None
 ) -> Tensor:
     """x / max(p-norm along ``dim``, eps)."""
-    length = elementwise.clamp(distance.norm(input, p, dim, keepdim=True), min=eps)
+    length = elementwise.clamp(input.norm(p, dim, keepdim=True), min=eps)
     result = elementwise.div(input, length)
     return result if out is None else dispatch.write(out, result, "normalize")
 
