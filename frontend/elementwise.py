@@ -168,34 +168,44 @@ def _times_alpha(function: str, input: Any, other: Any, alpha: Any) -> Any:
     return mul(promotion.operand(other, dtype), bool(alpha) if dtype is dtypes.bool_ else alpha)
 
 
-@old_order
-@named("AddBackward0")
-def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
-    """input + alpha * other; the logical or for bools."""
-    if alpha != 1 or alpha is True:
-        other = _times_alpha("add", input, other, alpha)
-    return _sum(input, other)
-
-
-def _sum(input: Any, other: Any) -> Tensor:
+def plus(input: Any, other: Any) -> Tensor:
+    """The operator ``+``; the logical or for bools."""
     dtype = promotion.common_dtype("add", input, other)
     return promotion.broadcast("logical_or" if dtype is dtypes.bool_ else "add", input, other, dtype)
 
 
-@old_order
-@named("SubBackward0")
-def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
-    """input - alpha * other; refuses bool."""
-    kinds = [x.dtype if dispatch.is_tensor(x) else type(x) for x in (input, other)]
-    if dtypes.bool_ in kinds or bool in kinds:
-        if all(k in (dtypes.bool_, bool) for k in kinds):
-            raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
-                               "`logical_xor()` operator instead.")  # fmt: skip
+def minus(input: Any, other: Any) -> Tensor:
+    """The operator ``-``; refuses bool."""
+    dtype = promotion.common_dtype("sub", input, other)
+    if dtype is dtypes.bool_:
+        raise RuntimeError("Subtraction, the `-` operator, with two bool tensors is not supported. Use the `^` or "
+                           "`logical_xor()` operator instead.")  # fmt: skip
+    if any((x.dtype is dtypes.bool_) if dispatch.is_tensor(x) else isinstance(x, bool) for x in (input, other)):
         raise RuntimeError("Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to "
                            "invert a mask, use the `~` or `logical_not()` operator instead.")  # fmt: skip
-    if alpha != 1 or alpha is True:
-        other = _times_alpha("sub", input, other, alpha)
-    return binary("sub", input, other)
+    return promotion.broadcast("sub", input, other, dtype)
+
+
+@old_order
+def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """input + alpha * other; the logical or for bools."""
+    return plus(input, other) if alpha == 1 and alpha is not True else _add_scaled(input, other, alpha)
+
+
+@named("AddBackward0")
+def _add_scaled(input: Any, other: Any, alpha: Any) -> Tensor:
+    return plus(input, _times_alpha("add", input, other, alpha))
+
+
+@old_order
+def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """input - alpha * other; refuses bool."""
+    return minus(input, other) if alpha == 1 and alpha is not True else _sub_scaled(input, other, alpha)
+
+
+@named("SubBackward0")
+def _sub_scaled(input: Any, other: Any, alpha: Any) -> Tensor:
+    return minus(input, _times_alpha("sub", input, other, alpha))
 
 
 def mul(input: Any, other: Any) -> Tensor:

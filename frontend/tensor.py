@@ -392,10 +392,10 @@ class Tensor(Differentiable):
         return id(self)
 
     # -- operator families --------------------------------------------------------------------------
-    __add__ = operator(elementwise.add)
-    __radd__ = reflected(elementwise.add)
-    __sub__ = operator(elementwise.sub)
-    __rsub__ = reflected(elementwise.sub)
+    __add__ = operator(elementwise.plus)
+    __radd__ = reflected(elementwise.plus)
+    __sub__ = operator(elementwise.minus)
+    __rsub__ = reflected(elementwise.minus)
     __mul__ = operator(elementwise.mul)
     __rmul__ = reflected(elementwise.mul)
     __truediv__ = operator(elementwise.div)
@@ -452,8 +452,8 @@ class Tensor(Differentiable):
 families.attach(Tensor)
 Tensor.layout = attributes.tensor_layout  # type: ignore[attr-defined] - the family's own ``layout`` is the class
 for _name, _fn in {
-    "__iadd__": elementwise.add,
-    "__isub__": elementwise.sub,
+    "__iadd__": elementwise.plus,
+    "__isub__": elementwise.minus,
     "__imul__": elementwise.mul,
     "__itruediv__": elementwise.div,
     "__ifloordiv__": elementwise.floor_divide,
