@@ -14,25 +14,26 @@ from . import dispatch, grad_mode, tracing
 
 # The functions that PyTorch gives an ``out`` argument.
 _NAMES = """
-    abs acos acosh add addbmm addcdiv addcmul addmm addmv addr all amax amin aminmax any arange arccos arccosh
-    arcsin arcsinh arctan arctan2 arctanh argmax argmin argsort asin asinh atan atan2 atanh baddbmm
-    bartlett_window bernoulli bitwise_and bitwise_left_shift bitwise_not bitwise_or bitwise_right_shift
-    bitwise_xor blackman_window bmm bucketize cat ceil chain_matmul cholesky cholesky_inverse cholesky_solve
-    clamp clamp_max clamp_min clip column_stack concat concatenate copysign cos cosh cross cummax cummin cumprod
-    cumsum deg2rad diag diff digamma div divide dot dstack empty empty_like eq erf erfc erfinv exp exp2 expm1
-    eye fix float_power floor floor_divide fmax fmin fmod frac frexp full full_like gather gcd ge ger greater
-    greater_equal gt hamming_window hann_window heaviside histc histogram histogramdd hstack hypot i0 igamma
-    igammac index_add index_copy index_reduce index_select inner inverse isin isneginf isposinf kaiser_window
-    kron kthvalue lcm ldexp le lerp less less_equal lgamma linspace log log10 log1p log2 log_softmax logaddexp
-    logaddexp2 logcumsumexp logical_and logical_not logical_or logical_xor logit logspace logsumexp lt lu
-    lu_solve lu_unpack masked_select matmul matrix_power max maximum mean median min minimum mm mode msort mul
-    multinomial multiply mv mvlgamma nan_to_num nanmean nanmedian nanquantile nansum narrow_copy ne neg negative
-    nextafter nonzero norm normal not_equal ones ones_like outer polygamma pow prod qr quantile rad2deg rand
-    rand_like randint randint_like randn randn_like randperm range reciprocal remainder renorm round row_stack
-    rsqrt scatter scatter_add scatter_reduce searchsorted sgn sigmoid sign signbit sin sinc sinh slogdet softmax
-    sort sqrt square stack std std_mean sub subtract sum svd take take_along_dim tan tanh tensordot topk
-    transpose triangular_solve tril tril_indices triu triu_indices true_divide trunc var var_mean vdot vstack
-    where xlogy zeros zeros_like
+    abs acos acosh add addbmm addcdiv addcmul addmm addmv addr alias_copy all amax amin aminmax any arange
+    arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin argsort as_strided_copy asin asinh atan
+    atan2 atanh baddbmm bartlett_window bernoulli bitwise_and bitwise_left_shift bitwise_not bitwise_or
+    bitwise_right_shift bitwise_xor blackman_window bmm bucketize cat ceil chain_matmul cholesky
+    cholesky_inverse cholesky_solve clamp clamp_max clamp_min clip column_stack concat concatenate copysign cos
+    cosh cross cummax cummin cumprod cumsum deg2rad diag diagonal_copy diff digamma div divide dot dstack empty
+    empty_like eq erf erfc erfinv exp exp2 expand_copy expm1 eye fix float_power floor floor_divide fmax fmin
+    fmod frac frexp full full_like gather gcd ge ger greater greater_equal gt hamming_window hann_window
+    heaviside histc histogram histogramdd hstack hypot i0 igamma igammac index_add index_copy index_reduce
+    index_select inner inverse isin isneginf isposinf kaiser_window kron kthvalue lcm ldexp le lerp less
+    less_equal lgamma linspace log log10 log1p log2 log_softmax logaddexp logaddexp2 logcumsumexp logical_and
+    logical_not logical_or logical_xor logit logspace logsumexp lt lu lu_solve lu_unpack masked_select matmul
+    matrix_power max maximum mean median min minimum mm mode msort mul multinomial multiply mv mvlgamma
+    nan_to_num nanmean nanmedian nanquantile nansum narrow_copy ne neg negative nextafter nonzero norm normal
+    not_equal ones ones_like outer permute_copy polygamma pow prod qr quantile rad2deg rand rand_like randint
+    randint_like randn randn_like randperm range reciprocal remainder renorm round row_stack rsqrt scatter
+    scatter_add scatter_reduce searchsorted sgn sigmoid sign signbit sin sinc sinh slice_scatter slogdet softmax
+    sort sqrt square squeeze_copy stack std std_mean sub subtract sum svd t_copy take take_along_dim tan tanh
+    tensordot topk transpose transpose_copy triangular_solve tril tril_indices triu triu_indices true_divide
+    trunc unfold_copy unsqueeze_copy var var_mean vdot view_copy vstack where xlogy zeros zeros_like
 """
 FUNCTIONS = frozenset(_NAMES.split())
 
