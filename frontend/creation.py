@@ -288,6 +288,35 @@ def eye(
     return out.requires_grad_(requires_grad)
 
 
+def empty_strided(size: Sequence[Any], stride: Sequence[int], *, dtype: DType | None = None, **options: Any) -> Tensor:
+    """Zeros whose memory has the given strides; RuntimeError for negative ones."""
+    if len(size) != len(stride) or any(s < 0 for s in stride):
+        raise RuntimeError(f"empty_strided: sizes {list(size)} need as many strides >= 0, got {list(stride)}")
+    if 0 in size:
+        return zeros(size, dtype=dtype, **options)
+    flat = np.zeros(1 + sum((n - 1) * s for n, s in zip(size, stride, strict=True)), zeros(0, dtype=dtype)._data.dtype)
+    strided = np.lib.stride_tricks.as_strided(flat, tuple(size), tuple(s * flat.itemsize for s in stride))
+    require_cpu(options.get("device"))
+    return dispatch.mark_local(strided).requires_grad_(options.get("requires_grad", False))
+
+
+def new_empty_strided(input: Tensor, size: Sequence[Any], stride: Sequence[int], *, dtype: DType | None = None,
+                      **options: Any) -> Tensor:  # fmt: skip
+    """``empty_strided`` with the tensor's dtype."""
+    return empty_strided(size, stride, dtype=dtype or input.dtype, **options)
+
+
+def empty_permuted(size: Sequence[Any], physical_layout: Sequence[int], **options: Any) -> Tensor:
+    """Zeros whose axes lie in memory in the given order, the outermost first."""
+    if sorted(physical_layout) != list(range(len(size))):
+        raise RuntimeError("Number of dimensions in size does not match the length of the physical_layout, or it is no "
+                           f"permutation: {list(physical_layout)}")  # fmt: skip
+    strides, stride = [0] * len(size), 1
+    for axis in reversed(physical_layout):
+        strides[axis], stride = stride, stride * size[axis]
+    return empty_strided(size, strides, **options)
+
+
 def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor:
     """Powers of a vector's elements as rows: N - 1 down to 0 (0 up with ``increasing``); N defaults to its length."""
     if x.dim() != 1:
@@ -332,9 +361,9 @@ def zero_(input: Tensor) -> Tensor:
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
 FUNCTIONS = (
-    "arange", "as_tensor", "asarray", "clone", "empty", "empty_like", "eye", "fill", "fill_", "from_numpy", "full",
-    "full_like", "linspace", "logspace", "ones", "ones_like", "scalar_tensor", "tensor", "vander", "zero_", "zeros",
-    "zeros_like",
+    "arange", "as_tensor", "asarray", "clone", "empty", "empty_like", "empty_permuted", "empty_strided", "eye", "fill",
+    "fill_", "from_numpy", "full", "full_like", "linspace", "logspace", "ones", "ones_like", "scalar_tensor", "tensor",
+    "vander", "zero_", "zeros", "zeros_like",
 )  # fmt: skip
-METHODS = ("new_empty", "new_full", "new_ones", "new_tensor", "new_zeros")
+METHODS = ("new_empty", "new_empty_strided", "new_full", "new_ones", "new_tensor", "new_zeros")
 IN_PLACE = ()

@@ -51,9 +51,31 @@ def attach(cls: type) -> None:
             setattr(cls, f"{name}_", dispatch.inplace(fn, f"{name}_"))
 
 
+# In-place methods that PyTorch also has as functions.
+_IN_PLACE_FUNCTIONS = (
+    "abs_", "acos_", "acosh_", "addmv_", "arccos_", "arccosh_", "arcsin_", "arcsinh_", "arctan_", "arctanh_",
+    "as_strided_", "asin_", "asinh_", "atan_", "atanh_", "ceil_", "clamp_", "clamp_max_", "clamp_min_", "clip_",
+    "cos_", "cosh_", "deg2rad_", "detach_", "erf_", "erfc_", "exp2_", "exp_", "expm1_", "fix_", "floor_", "frac_",
+    "gcd_", "i0_", "index_put_", "lcm_", "ldexp_", "log10_", "log1p_", "log2_", "log_", "logit_", "nan_to_num_",
+    "neg_", "negative_", "rad2deg_", "reciprocal_", "relu_", "resize_as_", "round_", "rsqrt_", "sigmoid_", "sin_",
+    "sinc_", "sinh_", "sqrt_", "square_", "tan_", "tanh_", "trunc_", "xlogy_",
+)  # fmt: skip
+
+
+def _in_place_function(name: str) -> Any:
+    def fn(input: Any, *args: Any, **kwargs: Any) -> Any:
+        dispatch.require_tensor(input, name)
+        return getattr(input, name)(*args, **kwargs)
+
+    fn.__name__ = fn.__qualname__ = name
+    fn.__doc__ = f"``input.{name}(...)``."
+    return fn
+
+
 def functions() -> dict[str, Any]:
     """Every public function by name; those that have an ``out`` argument in PyTorch take it."""
-    found = {name: getattr(family, name) for family in FAMILIES for name in family.FUNCTIONS}
+    found = {name: _in_place_function(name) for name in _IN_PLACE_FUNCTIONS}
+    found |= {name: getattr(family, name) for family in FAMILIES for name in family.FUNCTIONS}
     found.update({name: getattr(autocasting, name) for name in autocasting.FUNCTIONS})
     return {
         name: out.accepting_out(name, fn) if name in out.FUNCTIONS and not _takes_out(fn) else fn

@@ -16,6 +16,7 @@ from . import dispatch, elementwise, promotion, shaping, tracing
 from .size import SymInt, as_extent, is_int, provably, wrap
 from .sources import user_place
 from .tape import views
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -97,6 +98,7 @@ def _is_mask(item: Any) -> bool:
     return dispatch.is_tensor(item) and item.dtype is dtypes.bool_
 
 
+@named("SelectBackward0")
 def _pick(t: Tensor, axis: int, item: Any) -> Tensor:
     extent = wrap(t._extents[axis])
     if not (-extent <= item < extent):
@@ -177,6 +179,7 @@ def _merge(t: Tensor, picks: list[tuple[int, Tensor]]) -> tuple[Tensor, list[int
     return t, order, target, linear
 
 
+@named("IndexBackward0")
 def _advanced(t: Tensor, picks: list[tuple[int, Tensor]]) -> Tensor:
     """Integer-tensor indexing: the indexed axes are merged into one and selected from by a linear index."""
     merged, _, target, linear = _merge(t, picks)

@@ -15,6 +15,7 @@ from . import dispatch, shaping
 from .shaping import axis_of
 from .size import Size, as_extent, is_int, wrap
 from .tape import views
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -292,6 +293,7 @@ def repeat_interleave(input: Tensor, repeats: Any = None, dim: int | None = None
 
 
 
+@named("RollBackward0")
 def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     """Elements moved ``shifts`` places along axes, the last ones coming first (of the flat tensor without ``dims``)."""
     moves = [shifts] if is_int(shifts) else list(shifts)
@@ -317,6 +319,7 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     return out.clone() if out is input else out
 
 
+@named("Rot90Backward0")
 def rot90(input: Tensor, k: int = 1, dims: Sequence[int] = (0, 1)) -> Tensor:
     """Turned ``k`` quarters from the first of two axes towards the second (a copy)."""
     if len(dims) != 2:

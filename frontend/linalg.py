@@ -63,6 +63,7 @@ def mm(input: Tensor, mat2: Tensor) -> Tensor:
     return matmul(input, mat2)
 
 
+@named("BmmBackward0")
 def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """[b, n, k] times [b, k, m]; no broadcasting."""
     for word, t in (("batch1", input), ("batch2", mat2)):
@@ -74,6 +75,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     return matmul(input, mat2)
 
 
+@named("MvBackward0")
 def mv(input: Tensor, vec: Tensor) -> Tensor:
     """[n, k] times [k]."""
     if (input.dim(), vec.dim()) != (2, 1):
@@ -84,6 +86,7 @@ def mv(input: Tensor, vec: Tensor) -> Tensor:
     return matmul(input, vec)
 
 
+@named("DotBackward0")
 def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """Sum of products of two vectors."""
     if (input.dim(), tensor.dim()) != (1, 1):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir import dtypes
+from ..ir import dims, dtypes
 from ..ir.dtypes import DType
 from ..ir.errors import ShapeError
 from . import autocasting, creation, dispatch, elementwise, linalg, reduce, shaping, viewing
@@ -16,14 +16,16 @@ from .distance import vector_norm
 from .linalg import matmul
 from .return_types import named_result
 from .size import is_int
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
 
 __all__ = [
-    "LinAlgError", "cholesky", "cross", "det", "diagonal", "eigh", "eigvalsh", "inv", "lstsq", "matmul", "matrix_exp",
-    "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr", "slogdet", "solve", "svd",
-    "svdvals", "vander", "vecdot", "vector_norm",
+    "LinAlgError", "cholesky", "cholesky_ex", "cond", "cross", "det", "diagonal", "eigh", "eigvalsh", "inv", "inv_ex",
+    "lstsq", "matmul", "matrix_exp", "matrix_norm", "matrix_power", "matrix_rank", "multi_dot", "norm", "pinv", "qr",
+    "slogdet", "solve", "solve_triangular", "svd", "svdvals", "tensorinv", "tensorsolve", "vander", "vecdot",
+    "vector_norm",
 ]  # fmt: skip
 
 _SVD = named_result("linalg_svd", "U", "S", "Vh")
@@ -58,11 +60,13 @@ def _square(name: str, x: Tensor) -> Tensor:
 
 
 # -- inverses, determinants, systems --------------------------------------------------------------------
+@named("LinalgInvExBackward0")
 def inv(A: Tensor) -> Tensor:
     """The inverse of square matrices over leading axes; LinAlgError if one is singular."""
     return _guarded("linalg.inv", "inverse", _square("linalg.inv", A))
 
 
+@named("LinalgDetBackward0")
 def det(A: Tensor) -> Tensor:
     """Determinants of square matrices over leading axes."""
     return dispatch.apply("det", _square("linalg.det", A))
@@ -73,6 +77,7 @@ def slogdet(A: Tensor) -> Any:
     return _SLOGDET(*dispatch.apply("slogdet", _square("linalg.slogdet", A)))
 
 
+@named("LinalgSolveExBackward0")
 def solve(A: Tensor, B: Tensor, *, left: bool = True) -> Tensor:
     """X with A @ X = B (``left=False``: X @ A = B) for matrices B, or vectors if B has one axis less than A;
     leading axes broadcast. LinAlgError if a matrix is singular."""
@@ -178,6 +183,7 @@ def _chain(parts: list[Tensor]) -> Tensor:
     return build(0, n - 1)
 
 
+@named("LinalgCrossBackward0")
 def cross(input: Tensor, other: Tensor, *, dim: int = -1) -> Tensor:
     """The vector product along an axis of extent 3; the others broadcast."""
     if input.dim() != other.dim():
@@ -212,6 +218,73 @@ def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     for _ in range(count - 1):  # type: ignore[operator]
         powers.append(elementwise.mul(powers[-1], base))
     return shaping.stack(powers, -1)
+
+
+def inv_ex(A: Tensor, *, check_errors: bool = False) -> Any:
+    """(inverse, info): info counts from 1 which matrix is singular (0: none); its inverse is then NaN."""
+    return _with_info("linalg_inv_ex", "inverse", inv, A, A._extents, check_errors)
+
+
+def cholesky_ex(A: Tensor, *, upper: bool = False, check_errors: bool = False) -> Any:
+    """(L, info): info is 1 for the whole batch if a matrix is not positive definite; L is then NaN."""
+    return _with_info("linalg_cholesky_ex", "L", lambda x: cholesky(x, upper=upper), A, A._extents, check_errors)
+
+
+def _with_info(
+    name: str, field: str, fn: Callable[[Tensor], Tensor], A: Tensor, shape: Sequence[Any], check_errors: bool
+) -> Any:
+    result = named_result(name, field, "info")
+    batch = A._extents[:-2]
+    try:
+        return result(fn(A), creation.zeros(batch, dtype=dtypes.int32))
+    except LinAlgError:
+        if check_errors:
+            raise
+        nothing = creation.full(shape, float("nan"), dtype=A.dtype)
+        return result(nothing, creation.ones(batch, dtype=dtypes.int32))
+
+
+def solve_triangular(A: Tensor, B: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Tensor:
+    """``solve`` with the given triangle of A (``unitriangular``: with ones on its diagonal)."""
+    from . import triangles
+
+    part = triangles.triu(A, int(unitriangular)) if upper else triangles.tril(A, -int(unitriangular))
+    if unitriangular:
+        part = elementwise.add(part, creation.eye(A._extents[-1], dtype=A.dtype))  # type: ignore[arg-type]
+    a, b = (part, B) if left else (part.mT, B.mT)
+    out = solve(a, b)
+    return out if left else out.mT
+
+
+def cond(A: Tensor, p: Any = None) -> Tensor:
+    """The condition number: the norm times the inverse's norm (by singular values for ``p`` None, 2, -2)."""
+    if p in (None, 2, -2):
+        values = svdvals(A)
+        first, last = shaping.narrow(values, -1, 0, 1), shaping.narrow(values, -1, -1, 1)
+        return shaping.squeeze(elementwise.div(last, first) if p == -2 else elementwise.div(first, last), -1)
+    return elementwise.mul(matrix_norm(A, p), matrix_norm(inv(A), p))
+
+
+def tensorinv(A: Tensor, ind: int = 2) -> Tensor:
+    """The inverse of A as a map from its last axes to its first ``ind`` ones."""
+    if ind <= 0:
+        raise RuntimeError("linalg.tensorinv: Expected a strictly positive integer for 'ind'")
+    first, last = A._extents[:ind], A._extents[ind:]
+    if dims.product(first) != dims.product(last):
+        raise RuntimeError("linalg.tensorinv: Expected self to satisfy the requirement prod(self.shape[ind:]) == "
+                           f"prod(self.shape[:ind]), but got {dims.product(last)} != "
+                           f"{dims.product(first)}")  # fmt: skip
+    square = shaping.reshape(A, dims.product(first), dims.product(last))
+    return shaping.reshape(inv(square), *last, *first)
+
+
+def tensorsolve(A: Tensor, B: Tensor, dims: Sequence[int] | None = None) -> Tensor:
+    """X with tensordot(A, X, X.dim()) = B; ``dims``: axes of A moved to its end first."""
+    if dims is not None:
+        A = shaping.movedim(A, list(dims), list(range(A.dim() - len(dims), A.dim())))
+    rest = A._extents[B.dim() :]
+    flat = shaping.reshape(B, -1)
+    return shaping.reshape(solve(shaping.reshape(A, flat._extents[0], -1), flat), *rest)
 
 
 # -- norms ----------------------------------------------------------------------------------------------

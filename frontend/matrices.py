@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..ir.dtypes import DType
-from . import dispatch, elementwise, linear_algebra, return_types
+from . import creation, dispatch, elementwise, linear_algebra, return_types, shaping
 from .distance import vector_norm
 from .keywords import numpy_names
 from .linear_algebra import det, matrix_exp, matrix_power  # noqa: F401 - names of this module, too
@@ -70,6 +70,19 @@ def cholesky(input: Tensor, upper: bool = False) -> Tensor:
     return linear_algebra.cholesky(input, upper=upper)
 
 
+def cholesky_solve(input: Tensor, L: Tensor, upper: bool = False) -> Tensor:
+    """X with A @ X = input, where L is the Cholesky factor of A."""
+    low = L.mT if upper else L
+    inner = linear_algebra.solve_triangular(low, input, upper=False)
+    return linear_algebra.solve_triangular(low.mT, inner, upper=True)
+
+
+def cholesky_inverse(input: Tensor, upper: bool = False) -> Tensor:
+    """The inverse of the matrix whose Cholesky factor is given."""
+    one = creation.eye(input._extents[-1], dtype=input.dtype)  # type: ignore[arg-type]
+    return cholesky_solve(shaping.expand(one, *input._extents), input, upper)
+
+
 def qr(input: Tensor, some: bool = True) -> Any:
     """``linalg.qr``."""
     return return_types.qr(*linear_algebra.qr(input, "reduced" if some else "complete"))
@@ -83,11 +96,11 @@ def svd(input: Tensor, some: bool = True, compute_uv: bool = True) -> Any:
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
 FUNCTIONS = (
-    "chain_matmul", "cholesky", "cross", "det", "inverse", "logdet", "matrix_exp", "matrix_power", "norm", "pinverse",
-    "qr", "slogdet", "svd",
+    "chain_matmul", "cholesky", "cholesky_inverse", "cholesky_solve", "cross", "det", "inverse", "logdet",
+    "matrix_exp", "matrix_power", "norm", "pinverse", "qr", "slogdet", "svd",
 )  # fmt: skip
 METHODS = (
-    "cholesky", "cross", "det", "inverse", "logdet", "matrix_exp", "matrix_power", "norm", "pinverse", "qr", "slogdet",
-    "svd",
+    "cholesky", "cholesky_inverse", "cholesky_solve", "cross", "det", "inverse", "logdet", "matrix_exp",
+    "matrix_power", "norm", "pinverse", "qr", "slogdet", "svd",
 )  # fmt: skip
 IN_PLACE = ()

@@ -11,6 +11,7 @@ from ..ir.dims import Extent
 from . import dispatch, elementwise, indexing, shaping
 from .shaping import axis_of
 from .size import is_int, wrap
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -71,6 +72,7 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
     return shaping.reshape(out, *index._extents) if index.dim() == 0 else out
 
 
+@named("TakeBackward0")
 def take(input: Tensor, index: Tensor) -> Tensor:
     """Elements of the flat tensor, in the index's shape; negative indices count from the end."""
     if index.dtype is not dtypes.int64:
@@ -105,6 +107,7 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Te
     return gather(x, axis, indexing._wrap_negative(where, x._extents[axis]))
 
 
+@named("MaskedSelectBackward0")
 def masked_select(input: Tensor, mask: Tensor) -> Tensor:
     """The elements where ``mask`` holds, in one axis; both are broadcast."""
     if mask.dtype is not dtypes.bool_:

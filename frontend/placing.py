@@ -10,6 +10,7 @@ from ..ir import dims, dtypes
 from . import dispatch, elementwise, indexing, promotion, shaping
 from .picking import check_range, index_of, lifted
 from .shaping import axis_of
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -56,6 +57,7 @@ def _empty(index: Tensor) -> bool:
 _REDUCTIONS = {"add": "sum", "multiply": "prod"}
 
 
+@named("ScatterBackward0")
 def scatter(
     input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Tensor:
@@ -82,6 +84,7 @@ def scatter(
     return shaping.reshape(_put("scatter", x, axis, where, source), *input._extents)
 
 
+@named("ScatterAddBackward0")
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """``input`` with src[i][j] added at [index[i][j]][j] for dim 0 (and so on)."""
     _same_dtype("scatter", input, src)
@@ -91,6 +94,7 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     return shaping.reshape(_put("scatter_add", x, axis, where, source), *input._extents)
 
 
+@named("ScatterReduceBackward0")
 def scatter_reduce(
     input: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
@@ -157,6 +161,7 @@ def _slices(name: str, input: Tensor, dim: int, index: Tensor, source: Tensor) -
     return x, axis, shaping.expand(line, *want), part
 
 
+@named("IndexAddBackward0")
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
     """``input`` with alpha * source's slices added to the slices that ``index`` names."""
     x, axis, where, part = _slices("index_add", input, dim, index, source)
@@ -165,12 +170,14 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
     return shaping.reshape(_put("scatter_add", x, axis, where, part), *input._extents)
 
 
+@named("IndexCopyBackward0")
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     """``input`` with source's slices in the place of the slices that ``index`` names."""
     x, axis, where, part = _slices("index_copy", input, dim, index, source)
     return shaping.reshape(_put("scatter", x, axis, where, part), *input._extents)
 
 
+@named("IndexFillBackward0")
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     """``input`` with a number in all elements of the slices that ``index`` names."""
     axis = axis_of(dim, input.dim())
@@ -189,6 +196,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Tensor:
     return shaping.reshape(elementwise.where(mask, promotion.operand(value, input.dtype), x), *input._extents)
 
 
+@named("IndexReduceBackward0")
 def index_reduce(
     input: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor:
@@ -200,6 +208,7 @@ def index_reduce(
 
 
 # -- any places ---------------------------------------------------------------------------------------------
+@named("IndexPutBackward0")
 def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
     """``input`` with ``values`` at input[indices], put or added; ``indices``: index tensors, masks or None per axis."""
     items = [slice(None) if i is None else i for i in indices]
@@ -211,6 +220,7 @@ def index_put(input: Tensor, indices: Any, values: Tensor, accumulate: bool = Fa
     return indexing.put(view, picks, values, accumulate)
 
 
+@named("PutBackward0")
 def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor:
     """``input`` with source[i] put at (or added to) element index[i] of the flat tensor."""
     _same_dtype("put", input, source, "source")
@@ -225,6 +235,7 @@ def put(input: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) 
     return shaping.reshape(_put(op, flat, 0, places, shaping.reshape(source, -1)), *input._extents)
 
 
+@named("MaskedScatterBackward0")
 def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     """``input`` with the first elements of ``source``, in order, where ``mask`` holds; input and mask broadcast."""
     if mask.dtype is not dtypes.bool_:

@@ -13,6 +13,7 @@ from ..ir.errors import ShapeError
 from . import dispatch, promotion
 from .size import as_extent, is_int, wrap
 from .tape import views
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -102,6 +103,7 @@ def permute(input: Tensor, *args: Any, dims: Sequence[int] | None = None) -> Ten
     return dispatch.apply("permute", input, dims=axes)
 
 
+@named("TransposeBackward0")
 def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     """Exchanges two axes."""
     rank = input.dim()
@@ -113,6 +115,7 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
     return permute(input, order)
 
 
+@named("TBackward0")
 def t(input: Tensor) -> Tensor:
     """Transpose of a matrix; tensors below two dimensions as they are."""
     if input.dim() > 2:
@@ -165,6 +168,7 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[Any]) -> Tensor:
     return reshape(input, *shape[:axis], *parts, *shape[axis + 1 :])
 
 
+@named("SqueezeBackward0")
 def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     """Drops axes of extent 1: all of them, or those named (if they are 1)."""
     shape = input._extents
@@ -179,6 +183,7 @@ def squeeze(input: Tensor, dim: int | Sequence[int] | None = None) -> Tensor:
     return reshape(input, *(e for i, e in enumerate(shape) if i not in drop))
 
 
+@named("UnsqueezeBackward0")
 def unsqueeze(input: Tensor, dim: int) -> Tensor:
     """Inserts an axis of extent 1 before ``dim``."""
     shape = list(input._extents)
@@ -221,6 +226,7 @@ def broadcast_to(input: Tensor, shape: Sequence[Any]) -> Tensor:
     return expand(input, *shape)
 
 
+@named("RepeatBackward0")
 def repeat(input: Tensor, *sizes: Any, repeats: Sequence[Any] | None = None) -> Tensor:
     """Tiles the tensor ``sizes[i]`` times along each axis (copies)."""
     sizes = sizes if repeats is None else (repeats,)
@@ -290,6 +296,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
 concat = concatenate = cat
 
 
+@named("StackBackward0")
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     """Joins tensors of equal shape along a new axis."""
     if not tensors:

@@ -11,6 +11,7 @@ from ..ir.dtypes import DType
 from . import creation, dispatch, elementwise, reduce, shaping, viewing
 from .device import require_cpu
 from .shaping import axis_of
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -30,11 +31,13 @@ def _triangle(input: Tensor, diagonal: int, compare: Any, name: str) -> Tensor:
     return elementwise.where(kept, input, dispatch.scalar(0, input.dtype))
 
 
+@named("TrilBackward0")
 def tril(input: Tensor, diagonal: int = 0) -> Tensor:
     """The lower triangle of matrices, up to the given diagonal; zeros elsewhere."""
     return _triangle(input, diagonal, elementwise.le, "tril")
 
 
+@named("TriuBackward0")
 def triu(input: Tensor, diagonal: int = 0) -> Tensor:
     """The upper triangle of matrices, from the given diagonal on; zeros elsewhere."""
     return _triangle(input, diagonal, elementwise.ge, "triu")
@@ -97,6 +100,7 @@ def diagflat(input: Tensor, offset: int = 0) -> Tensor:
     return diag_embed(shaping.reshape(input, -1), offset)
 
 
+@named("TraceBackward0")
 def trace(input: Tensor) -> Tensor:
     """Sum of the diagonal of a matrix."""
     if input.dim() != 2:

@@ -13,12 +13,14 @@ from ..ir.ops.strided import bitcast_shape
 from . import dispatch, indexing, shaping, tracing
 from .shaping import axis_of
 from .size import wrap
+from .tape.names import named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
 
 
 # -- views ------------------------------------------------------------------------------------------------
+@named("SelectBackward0")
 def select(input: Tensor, dim: int, index: Any) -> Tensor:
     """The view at ``index`` of axis ``dim``, without that axis; IndexError outside."""
     if input.dim() == 0:
@@ -33,6 +35,7 @@ def select(input: Tensor, dim: int, index: Any) -> Tensor:
     return indexing._pick(input, axis, index)
 
 
+@named("DiagonalBackward0")
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """The view [..., i] of input's elements [i, i + offset] in the axes dim1 and dim2; the new axis is the last."""
     rank = input.dim()
@@ -64,6 +67,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Te
     )
 
 
+@named("UnfoldBackward0")
 def unfold(input: Tensor, dimension: int, size: int, step: int) -> Tensor:
     """Every window of ``size`` elements along an axis, ``step`` apart, as a view; the window is the new last axis."""
     if step <= 0:
@@ -90,6 +94,7 @@ def _row_major(t: Tensor) -> bool:
     return t._value is not None or t._data.flags.c_contiguous
 
 
+@named("AsStridedBackward0")
 def as_strided(
     input: Tensor, size: Sequence[Any], stride: Sequence[int], storage_offset: int | None = None
 ) -> Tensor:
@@ -141,6 +146,29 @@ def view(input: Tensor, *shape: Any, dtype: DType | None = None, size: Any = Non
     return dispatch.apply("bitcast", input, dtype=dtype)
 
 
+def adjoint(input: Tensor) -> Tensor:
+    """The last two axes exchanged (of real numbers)."""
+    if input.dim() < 2:
+        raise RuntimeError("tensor.adjoint() is only supported on matrices or batches of matrices. Got "
+                           f"{input.dim()}-D tensor.")  # fmt: skip
+    return shaping.transpose(input, -2, -1)
+
+
+def _conjugate_transpose(input: Tensor) -> Tensor:
+    """``t()`` of a matrix or of a 0-d tensor (of real numbers)."""
+    if input.dim() not in (0, 2):
+        raise RuntimeError(f"tensor.H is only supported on matrices (2-D tensors). Got {input.dim()}-D tensor.")
+    return shaping.t(input)
+
+
+H = property(_conjugate_transpose)
+mH = property(adjoint)
+
+
+def _slice(input: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1) -> Tensor:
+    return indexing._slice(input, axis_of(dim, input.dim()), slice(start, end, step))
+
+
 # -- copies of views ----------------------------------------------------------------------------------------
 def _copies(fn: Callable[..., Any], name: str) -> Callable[..., Any]:
     def copy(*args: Any, **kwargs: Any) -> Any:
@@ -163,6 +191,7 @@ expand_copy = _copies(shaping.expand, "expand_copy")
 narrow_copy = _copies(shaping.narrow, "narrow_copy")
 permute_copy = _copies(shaping.permute, "permute_copy")
 select_copy = _copies(select, "select_copy")
+slice_copy = _copies(_slice, "slice_copy")
 split_copy = _copies(shaping.split, "split_copy")
 split_with_sizes_copy = _copies(shaping.split_with_sizes, "split_with_sizes_copy")
 squeeze_copy = _copies(shaping.squeeze, "squeeze_copy")
@@ -185,16 +214,19 @@ def _put_at(input: Tensor, src: Tensor, name: str, view_of: Callable[[Tensor], T
     return out
 
 
+@named("DiagonalScatterBackward0")
 def diagonal_scatter(input: Tensor, src: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """A copy of ``input`` with ``src`` on a diagonal (see ``diagonal``)."""
     return _put_at(input, src, "diagonal_scatter", lambda t: diagonal(t, offset, dim1, dim2))
 
 
+@named("SelectScatterBackward0")
 def select_scatter(input: Tensor, src: Tensor, dim: int, index: int) -> Tensor:
     """A copy of ``input`` with ``src`` at ``index`` of an axis."""
     return _put_at(input, src, "select_scatter", lambda t: select(t, dim, index))
 
 
+@named("SliceScatterBackward0")
 def slice_scatter(
     input: Tensor, src: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Tensor:
@@ -203,6 +235,7 @@ def slice_scatter(
     return _put_at(input, src, "slice_scatter", lambda t: indexing._slice(t, axis, slice(start, end, step)))
 
 
+@named("AsStridedScatterBackward0")
 def as_strided_scatter(
     input: Tensor, src: Tensor, size: Sequence[Any], stride: Sequence[int], storage_offset: int | None = None
 ) -> Tensor:
@@ -214,13 +247,13 @@ def as_strided_scatter(
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
 FUNCTIONS = (
-    "alias_copy", "as_strided", "as_strided_copy", "as_strided_scatter", "diagonal", "diagonal_copy",
+    "adjoint", "alias_copy", "as_strided", "as_strided_copy", "as_strided_scatter", "diagonal", "diagonal_copy",
     "diagonal_scatter", "expand_copy", "narrow_copy", "permute_copy", "select", "select_copy", "select_scatter",
-    "slice_scatter", "split_copy", "split_with_sizes_copy", "squeeze_copy", "t_copy", "transpose_copy", "unbind_copy",
-    "unfold_copy", "unsqueeze_copy", "view_copy",
+    "slice_copy", "slice_scatter", "split_copy", "split_with_sizes_copy", "squeeze_copy", "t_copy", "transpose_copy",
+    "unbind_copy", "unfold_copy", "unsqueeze_copy", "view_copy",
 )  # fmt: skip
 METHODS = (
-    "as_strided", "as_strided_scatter", "diagonal", "diagonal_scatter", "narrow_copy", "select", "select_scatter",
-    "slice_scatter", "unfold", "view",
+    "H", "adjoint", "as_strided", "as_strided_scatter", "diagonal", "diagonal_scatter", "mH", "narrow_copy", "select",
+    "select_scatter", "slice_scatter", "unfold", "view",
 )  # fmt: skip
 IN_PLACE = ()

@@ -149,6 +149,45 @@ def test_solve_and_decompositions() -> None:
     assert torch.linalg.matrix_rank(torch.ones(3, 3)) == 1
 
 
+def test_triangular_systems_inverses_of_tensors_and_condition_numbers() -> None:
+    a, b = sample(3, 3) + 3 * np.eye(3), sample(3, 2, seed=1)
+    ta, tb = torch.from_numpy(a), torch.from_numpy(b)
+    for upper in (True, False):
+        part = np.triu(a) if upper else np.tril(a)
+        x = torch.linalg.solve_triangular(ta, tb, upper=upper)
+        np.testing.assert_allclose(part @ array(x), b, atol=1e-12)
+        unit = part - np.diag(np.diag(part)) + np.eye(3)
+        x = torch.linalg.solve_triangular(ta, tb.t(), upper=upper, left=False, unitriangular=True)
+        np.testing.assert_allclose(array(x) @ unit, b.T, atol=1e-12)
+    definite = ta @ ta.mT
+    low = torch.cholesky(definite)
+    np.testing.assert_allclose(array(torch.cholesky_solve(tb, low)), np.linalg.solve(array(definite), b), rtol=1e-8)
+    np.testing.assert_allclose(array(torch.cholesky_inverse(low)), np.linalg.inv(array(definite)), rtol=1e-8)
+    for p in (None, 1, "fro", -2):
+        np.testing.assert_allclose(array(torch.linalg.cond(ta, p)), np.linalg.cond(a, p), rtol=1e-10)
+    many, right = sample(4, 6, 2, 3, 4), sample(4, 6, seed=2)
+    np.testing.assert_allclose(array(torch.linalg.tensorinv(torch.from_numpy(many))), np.linalg.tensorinv(many))
+    np.testing.assert_allclose(
+        array(torch.linalg.tensorsolve(torch.from_numpy(many), torch.from_numpy(right))),
+        np.linalg.tensorsolve(many, right), rtol=1e-8,
+    )  # fmt: skip
+    inverse, info = torch.linalg.inv_ex(torch.zeros(2, 2))
+    assert info == 1 and inverse.isnan().all()
+    assert torch.linalg.inv_ex(ta).info == 0
+
+
+def test_names_of_recorded_nodes_are_pytorchs() -> None:
+    x = torch.ones(3, 3, requires_grad=True)
+    for made, name in (
+        (x[0], "Select"), (x[1:], "Slice"), (x[x > 0], "Index"), (x.t(), "T"), (x.transpose(0, 1), "Transpose"),
+        (x.unsqueeze(0), "Unsqueeze"), (x.diagonal(), "Diagonal"), (x.unfold(0, 2, 1), "Unfold"), (x.tril(), "Tril"),
+        (torch.stack([x, x]), "Stack"), (torch.mv(x, x[0]), "Mv"), (torch.dot(x[0], x[1]), "Dot"),
+        (torch.addmm(x, x, x), "Addmm"), (torch.det(x), "LinalgDet"), (torch.trace(x), "Trace"),
+        (x.index_add(0, torch.tensor([0]), x[:1]), "IndexAdd"), (x.roll(1, 0), "Roll"),
+    ):  # fmt: skip
+        assert made.grad_fn.name == f"{name}Backward0"
+
+
 def test_matrix_exp() -> None:
     x = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
     for angle in (0.0, 0.3, 2.0, 30.0):

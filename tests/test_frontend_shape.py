@@ -227,6 +227,26 @@ def test_writes_through_views_compile(name: str) -> None:
     np.testing.assert_allclose(array(torch.compile(forward, x)(x)), array(forward(x)))
 
 
+def test_memory_of_chosen_strides() -> None:
+    t = torch.empty_strided((2, 3), (1, 2), dtype=torch.float64)
+    assert t.stride() == (1, 2) and t.dtype is torch.float64 and t.t().is_contiguous()
+    assert torch.empty_permuted((2, 3, 4), (0, 2, 1)).stride() == (12, 1, 3)
+    assert torch.zeros(1).new_empty_strided((0, 3), (3, 1)).shape == (0, 3)
+    x = torch.arange(6.0).reshape(2, 3)
+    assert x.H.tolist() == x.mH.tolist() == torch.adjoint(x).tolist() == x.t().tolist()
+    with pytest.raises(RuntimeError, match="only supported on matrices"):
+        _ = torch.zeros(1, 2, 3).H
+
+
+def test_functions_that_write_in_place() -> None:
+    x = torch.tensor([4.0, -9.0])
+    assert torch.abs_(x) is x and torch.sqrt_(x).tolist() == [2, 3]
+    torch.index_put_(x, (torch.tensor([1]),), torch.tensor(7.0))
+    assert torch.fill_(torch.zero_(x), 1).tolist() == [1, 1]
+    with pytest.raises(TypeError, match="must be Tensor"):
+        torch.abs_(3)
+
+
 def test_view_in_another_dtype() -> None:
     x = torch.tensor([1.0, -2.0])
     assert x.view(torch.int32).tolist() == [0x3F800000, -0x40000000]
