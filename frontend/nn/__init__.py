@@ -14,6 +14,7 @@ from . import (
     functional,
     init,
     layers,
+    lazy,
     loss,
     loss_elementwise,
     loss_margin,
@@ -37,6 +38,7 @@ from .distance import *  # noqa: F403
 from .dropout import *  # noqa: F403
 from .embedding import *  # noqa: F403
 from .layers import *  # noqa: F403
+from .lazy import *  # noqa: F403
 from .loss import *  # noqa: F403
 from .loss_elementwise import *  # noqa: F403
 from .loss_margin import *  # noqa: F403
@@ -53,7 +55,7 @@ from .upsampling import *  # noqa: F403
 
 # Every file says itself what of it is public.
 _FILES = (
-    activation, attention, containers, conv_transpose, convolution, distance, dropout, embedding, layers, loss,
+    activation, attention, containers, conv_transpose, convolution, distance, dropout, embedding, layers, lazy, loss,
     loss_elementwise, loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent,
     sync_batch_norm, transformer, upsampling,
 )  # fmt: skip

@@ -34,9 +34,55 @@ class Buffer(Tensor):
         self.persistent = persistent
 
 
+class _Uninitialized:
+    """A tensor whose shape comes later, by ``materialize``; its dtype is there already."""
+
+    _becomes: type = Tensor
+
+    def materialize(self: Any, shape: Any, device: Any = None, dtype: Any = None) -> None:
+        """Gives it a shape (and uninitialised values); it becomes an ordinary parameter or buffer."""
+        self._data = np.zeros(tuple(shape), self._data.dtype if dtype is None else dtype.numpy)
+        self.__class__ = self._becomes
+
+    @property
+    def shape(self) -> Any:
+        raise RuntimeError(
+            "Can't access the shape of an uninitialized parameter or buffer. This error usually happens in "
+            "`load_state_dict` when trying to load an uninitialized parameter into an initialized one. Call `forward` "
+            "to initialize the parameters before accessing their attributes."
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+class UninitializedParameter(_Uninitialized, Parameter):
+    """A parameter without a shape yet."""
+
+    _becomes = Parameter
+
+    def __init__(self, requires_grad: bool = True, device: Any = None, dtype: Any = None) -> None:
+        super().__init__(None, requires_grad)
+        if dtype is not None:
+            self._data = self._data.astype(dtype.numpy)
+
+
+class UninitializedBuffer(_Uninitialized, Buffer):
+    """A buffer without a shape yet."""
+
+    _becomes = Buffer
+
+    def __init__(
+        self, requires_grad: bool = False, device: Any = None, dtype: Any = None, persistent: bool = True
+    ) -> None:
+        super().__init__(None, persistent=persistent)
+        if dtype is not None:
+            self._data = self._data.astype(dtype.numpy)
+
+
 def is_lazy(param: Any) -> bool:
-    """Whether a parameter has no shape yet; Ingot has no lazy parameters."""
-    return False
+    """Whether a parameter or buffer has no shape yet."""
+    return isinstance(param, _Uninitialized)
 
 
-__all__ = ["Buffer", "Parameter"]
+__all__ = ["Buffer", "Parameter", "UninitializedBuffer", "UninitializedParameter"]
