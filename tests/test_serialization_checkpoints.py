@@ -150,8 +150,8 @@ def test_saving_is_atomic(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     ingot.save({"a": 1}, path)
     before = path.read_bytes()
-    with pytest.raises(UnsupportedError, match=r"builtins\.object at \['b'\]\[1\]"):
-        ingot.save({"b": [1, object()]}, path)
+    with pytest.raises(UnsupportedError, match=r"builtins\.function at \['b'\]\[1\]"):
+        ingot.save({"b": [1, lambda: 0]}, path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.pt"]
     umask = os.umask(0)
@@ -164,8 +164,8 @@ def test_refusals(tmp_path: Path) -> None:
     for obj in ([tensor], {"a": [tensor]}, {1: tensor}):
         with pytest.raises(UnsupportedError, match="flat dict"):
             ingot.save(obj, tmp_path / "a.safetensors")
-    with pytest.raises(UnsupportedError, match="from_numpy"):
-        ingot.save(np.ones(2), tmp_path / "a.pt")
+    with pytest.raises(UnsupportedError, match="Python cannot pickle it"):
+        ingot.save(lambda: 0, tmp_path / "a.pt")
     with pytest.raises(FileNotFoundError, match="no_folder"):
         ingot.save(1, tmp_path / "no_folder" / "a.pt")
     with pytest.raises(FileNotFoundError):

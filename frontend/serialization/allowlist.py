@@ -38,6 +38,13 @@ class Storage:
     kind: StorageKind
     data: np.ndarray
 
+    def __call__(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+        """The part of this memory that a tensor of a trusted file is (counts in elements)."""
+        dtype = self.kind.dtype
+        assert dtype is not None
+        steps = tuple(s * dtype.itemsize for s in strides)
+        return np.ndarray(shape, dtype.numpy, self.data, offset * dtype.itemsize, steps)
+
 
 @dataclass(frozen=True)
 class ClassName:
@@ -88,8 +95,9 @@ class AllowList:
         hint = "; save numbers as Python numbers and arrays as tensors" if module.split(".")[0] == "numpy" else ""
         if name in _UNSUPPORTED_STORAGES or (module == "torch" and name.startswith(("complex", "float8", "q"))):
             raise UnsupportedError(f"{self.where}: holds a {module}.{name}; Ingot has no such element type")
-        if module.startswith("torch.nn.modules") or module == "__main__":
-            hint = "; if a whole module was saved, save its state_dict() instead"
+        if module.startswith("torch.nn.modules") or module.partition(".")[0] not in ("torch", "numpy", "builtins"):
+            hint = ("; if a whole module was saved, save its state_dict() instead, or, if you trust the file, read it "
+                    "with weights_only=False, which runs what it contains")  # fmt: skip
         raise UnpicklingError(
             f"{self.where}: needs the global '{module}.{name}', which is not on the allow-list of ingot.load; "
             f"it was not imported and nothing of it was executed{hint}"

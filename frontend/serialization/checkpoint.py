@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ...ir.dtypes import DType
 from ...ir.errors import IngotError, ParseError, UnpicklingError, UnsupportedError
 from .allowlist import AllowList, Storage, StorageKind
 from .edge import Edge
@@ -26,6 +27,8 @@ _MEMORY_ERRORS = (MemoryError, RecursionError)
 
 # ``place(storage, location)``: the caller's map_location, told of every storage as it is found.
 Place = Callable[[Storage, str], None]
+# What reads the pickles: ``Unpickler``, or one for files that the caller trusts.
+Reader = Callable[..., Any]
 
 
 def _budget(size: int) -> int:
@@ -61,6 +64,8 @@ class _Storages:
         if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise ParseError(f"{self.where}: damaged pickle: a persistent id is no storage")
         _, kind, key, location, numel = pid[:5]
+        if isinstance(kind, DType):  # an object that ``save`` pickled
+            kind = StorageKind(kind.name, kind)
         if not isinstance(kind, StorageKind):
             raise ParseError(f"{self.where}: damaged pickle: a storage is of no known class")
         if not isinstance(key, str) or not isinstance(location, str) or type(numel) is not int or numel < 0:
@@ -68,11 +73,11 @@ class _Storages:
         return kind, key, location, numel, pid[5] if len(pid) == 6 else None
 
 
-def load_zip(file: BinaryIO, where: str, edge: Edge, place: Place) -> Any:
+def load_zip(file: BinaryIO, where: str, edge: Edge, place: Place, reader: Reader = Unpickler) -> Any:
     """The object in a zip checkpoint: ``<name>/data.pkl`` and one record ``<name>/data/<key>`` per storage."""
     try:
         with zipfile.ZipFile(file) as archive:
-            return _ZipReader(archive, file.seek(0, os.SEEK_END), where, edge, place).load()
+            return _ZipReader(archive, file.seek(0, os.SEEK_END), where, edge, place, reader).load()
     except IngotError:
         raise
     except (
@@ -84,8 +89,11 @@ def load_zip(file: BinaryIO, where: str, edge: Edge, place: Place) -> Any:
 
 
 class _ZipReader:
-    def __init__(self, archive: zipfile.ZipFile, size: int, where: str, edge: Edge, place: Place) -> None:
+    def __init__(
+        self, archive: zipfile.ZipFile, size: int, where: str, edge: Edge, place: Place, reader: Reader
+    ) -> None:  # fmt: skip
         self.archive = archive
+        self.reader = reader
         self.where = where
         self.edge = edge
         self.size = size
@@ -112,7 +120,7 @@ class _ZipReader:
         data = self.record("data.pkl", self.storages.allocate("data.pkl", self.info("data.pkl").file_size))
         allowed = AllowList(self.edge, self.where)
         stream = io.BytesIO(data.tobytes())
-        result = Unpickler(stream, allowed.find_global, self.storage, self.where, _budget(len(data))).load()
+        result = self.reader(stream, allowed.find_global, self.storage, self.where, _budget(len(data))).load()
         allowed.check_contents()
         return result
 
@@ -164,25 +172,27 @@ class _ZipReader:
         return storage
 
 
-def load_legacy(file: BinaryIO, where: str, edge: Edge, place: Place) -> Any:
+def load_legacy(file: BinaryIO, where: str, edge: Edge, place: Place, reader: Reader = Unpickler) -> Any:
     """The object in the old stream format: five pickles, then the raw storages."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     if isinstance(file, io.BytesIO):
-        return _load_legacy(file, file, size, where, edge, place)
+        return _load_legacy(file, file, size, where, edge, place, reader)
     # A pickle's lengths are not to be trusted: a plain file's read(n) allocates n bytes first, a mapping's does not.
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-        return _load_legacy(mapping, file, size, where, edge, place)
+        return _load_legacy(mapping, file, size, where, edge, place, reader)
 
 
-def _load_legacy(stream: Stream, file: BinaryIO, size: int, where: str, edge: Edge, place: Place) -> Any:
+def _load_legacy(
+    stream: Stream, file: BinaryIO, size: int, where: str, edge: Edge, place: Place, reader: Reader
+) -> Any:  # fmt: skip
     allowed = AllowList(edge, where)
 
     def refuse(pid: Any) -> Any:
         raise ParseError(f"{where}: damaged checkpoint: a persistent id where none belongs")
 
     def read(persistent_load: Callable[[Any], Any] = refuse) -> Any:
-        return Unpickler(stream, allowed.find_global, persistent_load, where, _budget(size)).load()
+        return reader(stream, allowed.find_global, persistent_load, where, _budget(size)).load()
 
     if read() != LEGACY_MAGIC:
         raise ParseError(f"{where}: not a PyTorch checkpoint: the magic number is wrong")

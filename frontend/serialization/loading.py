@@ -13,8 +13,10 @@ import safetensors
 from ...ir import dtypes
 from ...ir.errors import ParseError, UnsupportedError
 from .allowlist import Storage
-from .checkpoint import LEGACY_START, load_legacy, load_zip
+from .checkpoint import LEGACY_START, Reader, load_legacy, load_zip
 from .edge import Edge, Frontend
+from .objects import TrustedUnpickler
+from .unpickler import Unpickler
 
 # The names of element types in safetensors files.
 SAFETENSORS_DTYPES = {
@@ -24,8 +26,12 @@ SAFETENSORS_DTYPES = {
 }  # fmt: skip
 
 
-def load(f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, *, weights_only: bool = True) -> Any:
-    """Read what ``ingot.save``, ``torch.save`` or safetensors wrote; nothing that the file contains is executed.
+def load(
+    f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, pickle_module: Any = None, *,
+    weights_only: bool | None = True, mmap: bool | None = None, **pickle_load_args: Any,
+) -> Any:  # fmt: skip
+    """Read what ``ingot.save``, ``torch.save`` or safetensors wrote; nothing that the file contains is executed unless
+    ``weights_only=False``.
 
     Args:
         f: a path or an object with ``read()``. The format (zip or stream checkpoint, safetensors) is recognised by
@@ -33,7 +39,9 @@ def load(f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, *, weig
         map_location: as in PyTorch: ``"cpu"``, a device, a dict from saved to wanted devices, or a function of
             (storage, location). Every storage is loaded on the CPU whatever it was saved on, so all that this can do
             is ask for another device, which is refused.
-        weights_only: accepted for PyTorch's sake; False reads no more than True does.
+        weights_only: False for files that you trust: whole modules and other objects are read, which imports and runs
+            whatever the file names. PyTorch's classes become Ingot's.
+        pickle_module, mmap, pickle_load_args: accepted for PyTorch's sake.
 
     Returns:
         The saved object: numbers, text, containers, Size, dtypes, and Tensors; tensors that shared memory
@@ -44,30 +52,33 @@ def load(f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, *, weig
         ParseError: the file is truncated, damaged or of another format.
         UnsupportedError: big-endian files, TorchScript archives, complex or quantised tensors, other devices.
     """
-    return load_with(Frontend(), f, map_location)
+    reader = TrustedUnpickler if weights_only is False else Unpickler
+    return load_with(Frontend(), f, map_location, reader)
 
 
-def load_with(edge: Edge, f: str | os.PathLike[str] | BinaryIO, map_location: Any = None) -> Any:
-    """``load`` with another maker of tensors."""
+def load_with(
+    edge: Edge, f: str | os.PathLike[str] | BinaryIO, map_location: Any = None, reader: Reader = Unpickler
+) -> Any:  # fmt: skip
+    """``load`` with another maker of tensors, or another reader of pickles."""
     place = _placer(map_location)
     if isinstance(f, (str, os.PathLike)):
         with open(f, "rb") as file:
-            return _load(file, os.fspath(f), edge, place)
+            return _load(file, os.fspath(f), edge, place, reader)
     if not hasattr(f, "read"):
         raise TypeError(f"ingot.load takes a path or an object with read(), not {type(f).__name__}")
     content = f.read()
     if not isinstance(content, bytes):
         raise TypeError("ingot.load needs a file opened in binary mode ('rb')")
-    return _load(io.BytesIO(content), str(getattr(f, "name", "stream")), edge, place)
+    return _load(io.BytesIO(content), str(getattr(f, "name", "stream")), edge, place, reader)
 
 
-def _load(file: BinaryIO, where: str, edge: Edge, place: Callable[[Storage, str], None]) -> Any:
+def _load(file: BinaryIO, where: str, edge: Edge, place: Callable[[Storage, str], None], reader: Reader) -> Any:
     start = file.read(512)
     file.seek(0)
     if start.startswith(b"PK\x03\x04"):
-        return load_zip(file, where, edge, place)
+        return load_zip(file, where, edge, place, reader)
     if start.startswith(LEGACY_START):
-        return load_legacy(file, where, edge, place)
+        return load_legacy(file, where, edge, place, reader)
     if start[8:9] == b"{":
         return _load_safetensors(file.read(), where, edge)
     if not start:

@@ -16,18 +16,26 @@ import safetensors.numpy
 
 from ...ir.dtypes import DType, dtype_from_numpy
 from ...ir.errors import UnsupportedError
+from . import objects
 from .allowlist import storage_class_name
 from .pickle_writer import Call, Global, Persistent, PickleWriter, dtype_global
 
 _ALIGNMENT = 64
 
 
-def save(obj: Any, f: str | os.PathLike[str] | BinaryIO) -> None:
+def save(
+    obj: Any, f: str | os.PathLike[str] | BinaryIO, pickle_module: Any = None, pickle_protocol: int = 2,
+    _use_new_zipfile_serialization: bool = True,
+) -> None:  # fmt: skip
     """Write ``obj`` so that ``ingot.load`` and ``torch.load(..., weights_only=True)`` read it.
+
+    A whole module, or anything else that is no plain data, is pickled by Python; reading that needs
+    ``ingot.load(..., weights_only=False)``.
 
     Args:
         obj: tensors, numbers, text, bytes, dtypes, Size, and containers of them, such as a ``state_dict()``. Tensors
             that share memory share it after loading. For safetensors a flat dict from names to tensors.
+        pickle_module, pickle_protocol, _use_new_zipfile_serialization: accepted for PyTorch's sake.
         f: a path, written atomically (a temporary file beside it takes its place when complete), or an object with
             ``write()``. A path that ends in ``.safetensors`` gets that format, all others PyTorch's zip format.
 
@@ -110,7 +118,14 @@ def _root(array: np.ndarray) -> np.ndarray:
 def write_zip(obj: Any, file: BinaryIO, name: str) -> None:
     """PyTorch's archive: data.pkl, byte order, one aligned record per storage, version."""
     storages = _Storages()
-    data = PickleWriter(lambda o: _describe(o, storages)).dump(obj)
+    try:
+        data = PickleWriter(lambda o: _describe(o, storages)).dump(obj)
+    except UnsupportedError as error:
+        storages = _Storages()
+        try:
+            data = objects.dump(obj, storages.add, 2)
+        except UnsupportedError as reason:
+            raise UnsupportedError(f"{error}. {reason}") from None
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
         def record(record_name: str, content: Any) -> None:

@@ -33,6 +33,9 @@ class AllowedCall:
     name: str
     function: Callable[..., Any]
 
+    def __call__(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
 
 class Unpickler:
     """Reads one pickle from ``stream``.
