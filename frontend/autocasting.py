@@ -89,9 +89,13 @@ def with_policy(name: str, fn: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def policies(functions: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-    """``with_policy`` of every function."""
-    return {name: with_policy(name, fn) for name, fn in functions.items()}
+def policies(functions: Mapping[str, Callable[..., Any]], module: str) -> dict[str, Callable[..., Any]]:
+    """``with_policy`` of every function, for the namespace of ``module``."""
+    out = {name: with_policy(name, fn) for name, fn in functions.items()}
+    for name, fn in out.items():
+        if fn is not functions[name]:
+            fn.__module__, fn.__qualname__ = module, name  # where pickle finds it
+    return out
 
 
 def eligible(x: Any) -> bool:

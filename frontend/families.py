@@ -79,7 +79,7 @@ def functions() -> dict[str, Any]:
     found.update({name: getattr(autocasting, name) for name in autocasting.FUNCTIONS})
     return {
         name: out.accepting_out(name, fn) if name in out.FUNCTIONS and not _takes_out(fn) else fn
-        for name, fn in autocasting.policies(found).items()
+        for name, fn in autocasting.policies(found, __package__).items()
     }
 
 

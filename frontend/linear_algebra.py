@@ -409,4 +409,4 @@ def lstsq(A: Tensor, B: Tensor, rcond: float | None = None, *, driver: str | Non
         raise ShapeError(f"linalg.lstsq: A {list(A.shape)} and B {list(B.shape)} must agree but for the last axis")
     return result(matmul(pinv(A, rtol=rcond), B))
 
-globals().update(autocasting.policies({name: globals()[name] for name in __all__}))
+globals().update(autocasting.policies({name: globals()[name] for name in __all__}, __name__))

@@ -42,6 +42,11 @@ def test_dtypes_inside_a_region():
         F.linear(out, ingot.ones(3, 3))  # a low result does not mix with float32 outside
 
 
+def test_functions_with_a_policy_can_be_pickled():
+    for fn in (F.cross_entropy, F.linear, ingot.linalg.inv, ingot.bmm, F.conv2d):
+        assert pickle.loads(pickle.dumps(fn)) is fn
+
+
 def test_nested_and_disabled_regions():
     x = ingot.ones(2, 2)
     assert not ingot.is_autocast_enabled("cpu") and ingot.get_autocast_dtype("cpu") is LOW

@@ -50,4 +50,4 @@ _FILES = (
     multihead_functions, norm_functions, pooling_functions, rearrange_functions, regression_losses, resize_functions,
 )  # fmt: skip
 __all__ = sorted({"linear", "pad", *(name for file in _FILES for name in file.__all__)})
-globals().update(autocasting.policies({name: globals()[name] for name in __all__}))
+globals().update(autocasting.policies({name: globals()[name] for name in __all__}, __name__))

@@ -127,7 +127,8 @@ def functions() -> dict[str, Any]:
     """Every function of the package's top level that comes from ``nn``, by name."""
     out = {name: getattr(F, name) for name in _SHARED}
     out.update({f.__name__: f for f in _FUNCTIONS})
-    return autocasting.policies({**out, "grid_sampler_2d": grid_sampler_2d, "grid_sampler_3d": grid_sampler_3d})
+    out.update(grid_sampler_2d=grid_sampler_2d, grid_sampler_3d=grid_sampler_3d)
+    return autocasting.policies(out, __name__.rpartition(".nn")[0])
 
 
 def attach(cls: type) -> None:

@@ -27,7 +27,7 @@ Betas = tuple[Any, Any]
 class _Moments(FirstOrder):
     """What these optimizers have in common: betas and the two moments."""
 
-    FIXED: Any = ("eps", "maximize")
+    FIXED = ("eps", "maximize")
 
     def derived(self, group: Hyper) -> dict[str, float]:
         return moment_numbers(group)
