@@ -208,9 +208,9 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
 
 @named("LogSigmoidBackward0")
 def logsigmoid(input: Tensor) -> Tensor:
-    """log(sigmoid(x)), finite for large negative x."""
-    tail = elementwise.log1p(elementwise.exp(elementwise.neg(elementwise.abs(input))))
-    return elementwise.sub(elementwise.clamp(input, max=0.0), tail)
+    """log(sigmoid(x)), finite for large negative x; the gradient is exact everywhere, 0 included."""
+    # Without a threshold: softplus would round there to its argument.
+    return elementwise.neg(dispatch.apply("softplus", elementwise.neg(input), beta=1.0, threshold=1e30))
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:

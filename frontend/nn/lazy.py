@@ -63,6 +63,9 @@ class LazyModuleMixin:
 class _LazyWeights(LazyModuleMixin):
     """What linear and convolution layers share: a weight, perhaps a bias."""
 
+    weight: Any
+    bias: Any
+
     def reset_parameters(self: Any) -> None:
         """The layer's own, once there are shapes."""
         if not self.has_uninitialized_params() and self.weight.numel():

@@ -12,9 +12,9 @@ from ..elementwise import where
 from ..size import wrap
 from ..tape.names import named
 from ..tensor import Tensor
+from .activation_functions import logsigmoid
 from .distance_functions import pairwise_distance
 from .loss_reduction import reduced, reduction_of
-from .regression_losses import log_sigmoid
 
 _sum, _amin = reduce.sum, reduce.amin  # the public functions have PyTorch's legacy argument ``reduce``
 _COSINE_EPSILON = 1e-12
@@ -100,7 +100,7 @@ def multilabel_soft_margin_loss(
 ) -> Tensor:  # fmt: skip
     """Mean over the classes (the last axis) of the binary cross entropy on logits."""
     reduction = reduction_of(size_average, reduce, reduction)
-    loss = -(target * log_sigmoid(input) + (1 - target) * log_sigmoid(-input))
+    loss = -(target * logsigmoid(input) + (1 - target) * logsigmoid(-input))
     if weight is not None:
         loss = loss * weight
     return reduced(_sum(loss, input.dim() - 1) / input.shape[-1], reduction)

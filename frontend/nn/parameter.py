@@ -22,8 +22,8 @@ class Parameter(Tensor):
             self._data, self._trace = data._concrete("Parameter()"), data._trace
         self.requires_grad_(requires_grad)
 
-    def __repr__(self) -> str:
-        return "Parameter containing:\n" + super().__repr__()
+    def __repr__(self, **kwargs: Any) -> str:
+        return "Parameter containing:\n" + super().__repr__(**kwargs)
 
 
 class Buffer(Tensor):
@@ -52,7 +52,7 @@ class _Uninitialized:
             "to initialize the parameters before accessing their attributes."
         )
 
-    def __repr__(self) -> str:
+    def __repr__(self, **kwargs: Any) -> str:
         return f"<{type(self).__name__}>"
 
 

@@ -23,11 +23,6 @@ _LOWEST_LOG, _STEEPEST = -100.0, 1e12
 _sum = reduce.sum  # the public functions have PyTorch's legacy argument ``reduce``
 
 
-def log_sigmoid(x: Tensor) -> Tensor:
-    """log(sigmoid(x)), exact for all x, its gradient too."""
-    return -softplus(-x, threshold=_NEVER)
-
-
 @named("MseLossBackward0")
 def mse_loss(
     input: Tensor, target: Tensor, size_average: Any = None, reduce: Any = None, reduction: str = "mean",
@@ -183,12 +178,14 @@ def gaussian_nll_loss(
     ``var``: a number, or the input's shape, or that without its last axis, or with one extent 1. ``full`` adds the
     constant 0.5 log(2 pi).
     """
-    if not dispatch.is_tensor(var):
-        if var < 0:
-            raise ValueError("var has negative entry/entries")
+    if isinstance(var, Tensor):
+        negative = var._value is None and bool(np.any(var._data < 0))
+    else:
+        negative = var < 0
         var = dispatch.apply("expand", dispatch.scalar(var, input.dtype), shape=input._extents)
-    elif var._value is None and bool(np.any(var._data < 0)):
+    if negative:
         raise ValueError("var has negative entry/entries")
+    assert isinstance(var, Tensor)
     sizes, own = input._extents, var._extents
     if own != sizes:
         if own == sizes[:-1]:

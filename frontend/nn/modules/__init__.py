@@ -12,17 +12,27 @@ from types import ModuleType
 
 # PyTorch's module -> files of ``nn`` whose names it has.
 _FILES: dict[str, tuple[str, ...]] = {
-    "activation": ("activation",),
+    "activation": ("activation", "attention"),
+    "batchnorm": ("normalization", "sync_batch_norm", "lazy"),
     "container": ("containers",),
-    "conv": ("convolution", "conv_transpose"),
+    "conv": ("convolution", "conv_transpose", "lazy"),
     "distance": ("distance",),
-    "linear": ("layers",),
+    "dropout": ("dropout",),
+    "flatten": ("layers",),
+    "fold": ("rearrange",),
+    "instancenorm": ("normalization", "lazy"),
+    "lazy": ("lazy",),
+    "linear": ("layers", "attention", "lazy"),
     "loss": ("loss", "loss_elementwise", "loss_margin"),
     "module": ("module",),
     "normalization": ("normalization",),
-    "batchnorm": ("normalization",),
     "padding": ("padding",),
+    "pixelshuffle": ("rearrange",),
+    "channelshuffle": ("rearrange",),
     "pooling": ("pooling",),
+    "rnn": ("recurrent",),
+    "sparse": ("embedding",),
+    "transformer": ("transformer",),
     "upsampling": ("upsampling",),
 }
 
