@@ -44,6 +44,7 @@ _MODULES: dict[str, str] = {
     "cuda": "frontend.cuda",
     "overrides": "frontend.overrides",
     "random": "frontend.random",
+    "return_types": "frontend.return_types",
     "version": "frontend.version",
     "linalg": "frontend.linear_algebra",
     "distributed": "frontend.distributed",

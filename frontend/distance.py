@@ -145,7 +145,8 @@ def renorm(input: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
         raise RuntimeError(f"renorm: input needs at least 2 dimensions, got {input.dim()} dimensions")
     axis = shaping.axis_of(dim, input.dim())
     size = vector_norm(input, p, [a for a in range(input.dim()) if a != axis], True)
-    return mul(input, where(elementwise.gt(size, maxnorm), elementwise.div(maxnorm, elementwise.add(size, 1e-7)), 1.0))
+    scale = mul(elementwise.reciprocal(elementwise.add(size, 1e-7)), maxnorm)
+    return mul(input, where(elementwise.gt(size, maxnorm), scale, 1.0))
 
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).

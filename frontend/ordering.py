@@ -109,7 +109,7 @@ def _middle(x: Tensor, axis: int, ignore_nan: bool) -> Any:
     if not x.dtype.is_floating_point:
         return as_extent((wrap(extent) - 1) // 2)
     count = reduce("sum", dispatch.cast(elementwise.isnan(x.detach()), dtypes.int64), axis, True)
-    numbers = elementwise.sub(wrap(extent), count)
+    numbers = elementwise.sub(promotion.operand(wrap(extent), dtypes.int64), count)
     if ignore_nan:
         return elementwise.clamp(elementwise.floor_divide(elementwise.sub(numbers, 1), 2), min=0)
     return where(eq(count, 0), promotion.operand((wrap(extent) - 1) // 2, dtypes.int64), numbers)
@@ -213,8 +213,8 @@ def _at_quantiles(x: Tensor, q: Tensor, interpolation: str, ignore_nan: bool) ->
     values, _ = _sorted(x, axis)
     nans = reduce("sum", dispatch.cast(elementwise.isnan(x.detach()), dtypes.int64), axis, True)
     if ignore_nan:
-        last = dispatch.cast(elementwise.clamp(elementwise.sub(extent - 1, nans), min=0), x.dtype)
-        ranks = elementwise.mul(q, last)
+        last = elementwise.clamp(elementwise.sub(promotion.operand(extent - 1, dtypes.int64), nans), min=0)
+        ranks = elementwise.mul(q, dispatch.cast(last, x.dtype))
     else:  # NaN comes last in order
         end = promotion.operand(extent - 1, x.dtype)
         ranks = where(elementwise.gt(nans, 0), end, elementwise.mul(q, end))

@@ -275,7 +275,7 @@ def _histogram(
     points: Tensor, bins: Sequence[Any], range: Any, weight: Tensor, density: bool
 ) -> tuple[Tensor, list[Tensor]]:
     edges: list[Tensor] = []
-    index: Any = 0
+    index: Any = None
     inside: Any = None
     for k, wanted in enumerate(bins):
         x = shaping.reshape(shaping.slice_axis(points, 1, k, k + 1), -1)
@@ -283,7 +283,7 @@ def _histogram(
         low, high = (0.0, 0.0) if dispatch.is_tensor(wanted) else _range_of("torch.histogramdd", x, given, 0.5, k)
         edges.append(_edges(x, wanted, low, high))
         place, here = _bin(x, edges[-1])
-        index = elementwise.add(mul(index, wrap(edges[-1]._extents[0]) - 1), place)
+        index = place if index is None else elementwise.add(mul(index, wrap(edges[-1]._extents[0]) - 1), place)
         inside = here if inside is None else elementwise.logical_and(inside, here)
     counts = [int(wrap(e._extents[0])) - 1 for e in edges]
     hist = shaping.reshape(_counts(index, inside, int(np.prod(counts)), weight), *counts)
