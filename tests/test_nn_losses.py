@@ -350,3 +350,38 @@ def test_gradients_and_compiled(loss: nn.Module) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         near(torch.compile(loss)(x.detach(), y), loss(x, y).item())
+
+
+def test_adaptive_softmax() -> None:
+    torch.manual_seed(0)
+    layer = nn.AdaptiveLogSoftmaxWithLoss(8, 12, cutoffs=[4, 8], div_value=2.0).double()
+    rng = np.random.default_rng(2)
+    x, target = tensor(rng.standard_normal((6, 8)), requires_grad=True), torch.tensor([0, 3, 4, 7, 8, 11])
+    output, loss = layer(x, target)
+    logs = layer.log_prob(x)
+    near(logs.exp().sum(1), np.ones(6))
+    near(output, logs.detach().numpy()[np.arange(6), target.numpy()])
+    near(loss, -output.mean().item())
+    near(layer(x[0], target[0]).output, output[0].item())
+    assert layer.predict(x).shape == (6,)
+    assert torch.autograd.gradcheck(lambda t: layer(t, target).loss, (x,))
+    with torch.no_grad():
+        near(torch.compile(layer)(x.detach(), target)[0], output.detach().numpy())
+    with pytest.raises(RuntimeError, match="Target values should be in"):
+        layer(x, target + 1)
+    with pytest.raises(ValueError, match="cutoffs"):
+        nn.AdaptiveLogSoftmaxWithLoss(8, 12, cutoffs=[4, 12])
+
+
+@pytest.mark.parity
+def test_adaptive_softmax_is_pytorchs() -> None:
+    theirs = pytest.importorskip("torch")
+    want = theirs.nn.AdaptiveLogSoftmaxWithLoss(8, 12, cutoffs=[4, 8], head_bias=True).double()
+    ours = nn.AdaptiveLogSoftmaxWithLoss(8, 12, cutoffs=[4, 8], head_bias=True).double()
+    assert repr(ours) == repr(want) and list(ours.state_dict()) == list(want.state_dict())
+    ours.load_state_dict({k: torch.from_numpy(v.numpy().copy()) for k, v in want.state_dict().items()})
+    x, t = np.random.default_rng(0).standard_normal((9, 8)), np.arange(3, 12)
+    a, b = ours(torch.from_numpy(x), torch.from_numpy(t)), want(theirs.from_numpy(x), theirs.from_numpy(t))
+    near(a.output, b.output.detach().numpy())
+    near(a.loss, b.loss.item())
+    assert ours.predict(torch.from_numpy(x)).tolist() == want.predict(theirs.from_numpy(x)).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import (
     activation,
+    adaptive,
     attention,
     containers,
     conv_transpose,
@@ -30,6 +31,7 @@ from . import (
     upsampling,
 )
 from .activation import *  # noqa: F403
+from .adaptive import *  # noqa: F403
 from .attention import *  # noqa: F403
 from .containers import *  # noqa: F403
 from .conv_transpose import *  # noqa: F403
@@ -55,9 +57,9 @@ from .upsampling import *  # noqa: F403
 
 # Every file says itself what of it is public.
 _FILES = (
-    activation, attention, containers, conv_transpose, convolution, distance, dropout, embedding, layers, lazy, loss,
-    loss_elementwise, loss_margin, module, normalization, padding, parameter, pooling, rearrange, recurrent,
-    sync_batch_norm, transformer, upsampling,
+    activation, adaptive, attention, containers, conv_transpose, convolution, distance, dropout, embedding, layers,
+    lazy, loss, loss_elementwise, loss_margin, module, normalization, padding, parameter, pooling, rearrange,
+    recurrent, sync_batch_norm, transformer, upsampling,
 )  # fmt: skip
 __all__ = sorted({"functional", "init", *(name for file in _FILES for name in file.__all__)})
 

@@ -195,9 +195,9 @@ def gaussian_nll_loss(
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(reduction + " is not valid")
     fixed = var.detach()
-    var = var + (fixed.clamp(min=eps) - fixed)
+    spread = var + (fixed.clamp(min=eps) - fixed)
     difference = input - target
-    loss = 0.5 * (var.log() + difference * difference / var)
+    loss = 0.5 * (spread.log() + difference * difference / spread)
     return reduced(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction)
 
 

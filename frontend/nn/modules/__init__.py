@@ -12,6 +12,7 @@ from types import ModuleType
 
 # PyTorch's module -> files of ``nn`` whose names it has.
 _FILES: dict[str, tuple[str, ...]] = {
+    "adaptive": ("adaptive",),
     "activation": ("activation", "attention"),
     "batchnorm": ("normalization", "sync_batch_norm", "lazy"),
     "container": ("containers",),
