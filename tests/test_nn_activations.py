@@ -199,6 +199,8 @@ def test_integers_and_errors() -> None:
 
 
 def test_older_names() -> None:
+    with pytest.warns(FutureWarning, match="`max_value` is deprecated"):
+        assert nn.Hardtanh(max_value=2.0).max_val == 2.0
     x = ig.tensor(POINTS)
     np.testing.assert_allclose(F.sigmoid(x).numpy(), sigmoid(POINTS))
     np.testing.assert_allclose(F.tanh(x).numpy(), np.tanh(POINTS))
