@@ -233,7 +233,7 @@ def _spaced(start: Any, end: Any, steps: Any, dtype: DType, power: float | None)
     if count < 0:
         raise RuntimeError("number of steps must be non-negative")
     floats = dtype.is_floating_point
-    work = np.float64 if dtype is dtypes.float64 or not floats else np.float32
+    work: Any = np.float64 if dtype is dtypes.float64 or not floats else np.float32
     first, last = (x.item() if isinstance(x, np.generic) else x for x in (start, end))
     if not floats and power is None:
         first, last = int(first), int(last)

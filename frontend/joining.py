@@ -102,7 +102,8 @@ def block_diag(*tensors: Tensor) -> Tensor:
                                f"{i} has {b.dim()} dimensions")  # fmt: skip
     dtype = promotion.result_type(*blocks)
     width = sum((b._extents[1] for b in blocks[1:]), blocks[0]._extents[1])
-    rows, before = [], 0
+    rows: list[Tensor] = []
+    before: Any = 0
     for b in blocks:
         own = b._extents[1]
         rows.append(

@@ -118,7 +118,7 @@ def pinv(A: Tensor, *, atol: float | None = None, rtol: float | None = None, her
         raise NotImplementedError("pinv: atol is not supported; give rtol")
     cut = rtol if rtol is not None else rcond
     if cut is None:
-        cut = float(np.finfo(np.float64 if A.dtype is dtypes.float64 else np.float32).eps) * max(A._extents[-2:])  # type: ignore[type-var]
+        cut = float(np.finfo(np.float64 if A.dtype is dtypes.float64 else np.float32).eps) * max(A._extents[-2:])  # type: ignore[type-var, operator]
     return dispatch.apply("pinv", A, rcond=float(cut))
 
 
@@ -168,7 +168,7 @@ def _chain(parts: list[Tensor]) -> Tensor:
     """Dynamic programming over where the last product is."""
     sizes = [p._extents[0] for p in parts] + [parts[-1]._extents[1]]
     n = len(parts)
-    cost = [[0] * n for _ in range(n)]
+    cost: Any = [[0] * n for _ in range(n)]
     cut = [[0] * n for _ in range(n)]
     for length in range(1, n):
         for i in range(n - length):
@@ -212,10 +212,10 @@ def vecdot(x: Tensor, y: Tensor, *, dim: int = -1) -> Tensor:
 
 def vander(x: Tensor, *, N: int | None = None) -> Tensor:
     """Powers 0 to N - 1 of the elements, in a new last axis."""
-    count = x._extents[-1] if N is None else N
+    count: Any = x._extents[-1] if N is None else N
     base = x if x.dtype.is_floating_point else dispatch.cast(x, dtypes.int64)
     powers = [creation.ones_like(base)]
-    for _ in range(count - 1):  # type: ignore[operator]
+    for _ in range(count - 1):
         powers.append(elementwise.mul(powers[-1], base))
     return shaping.stack(powers, -1)
 
@@ -363,7 +363,7 @@ def matrix_rank(A: Tensor, *, tol: float | None = None, rtol: float | None = Non
     values = svdvals(A)
     if tol is None:
         eps = float(np.finfo(np.float64 if A.dtype is dtypes.float64 else np.float32).eps)
-        share = eps * max(A._extents[-2:]) if rtol is None else rtol  # type: ignore[type-var]
+        share = eps * max(A._extents[-2:]) if rtol is None else rtol  # type: ignore[type-var, operator]
         limit = elementwise.mul(reduce.amax(values, -1, True), share)
         return reduce.sum(elementwise.gt(values, limit), -1)
     return reduce.sum(elementwise.gt(values, tol), -1)

@@ -39,10 +39,14 @@ def pinverse(input: Tensor, rcond: float = 1e-15) -> Tensor:
     return linear_algebra.pinv(input, rcond=rcond)
 
 
+def _is_three(extent: Any) -> bool:
+    return provably(lambda: wrap(extent) == 3)
+
+
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Tensor:
     """The vector product along ``dim``, the first axis of extent 3 by default."""
     if dim is None:
-        dim = next((a for a, e in enumerate(input._extents) if provably(lambda e=e: wrap(e) == 3)), None)
+        dim = next((a for a, e in enumerate(input._extents) if _is_three(e)), None)
         if dim is None:
             raise RuntimeError("no dimension of size 3 in input")
     return linear_algebra.cross(input, other, dim=dim)

@@ -122,7 +122,7 @@ def fill_diagonal_(input: Tensor, fill_value: Any, wrap: bool = False) -> Tensor
         )
         dispatch.write(target, creation.full((), fill_value, dtype=input.dtype), "fill_diagonal_")
         return input
-    blocks = -(-shape[0] // (shape[1] + 1)) if wrap and shape[1] else 1  # type: ignore[operator]
+    blocks: Any = -(-shape[0] // (shape[1] + 1)) if wrap and shape[1] else 1  # type: ignore[operator]
     for block in range(blocks):
         rows = shaping.slice_axis(input, 0, block * (shape[1] + 1), shape[0]) if block else input
         dispatch.write(viewing.diagonal(rows), creation.full((), fill_value, dtype=input.dtype), "fill_diagonal_")

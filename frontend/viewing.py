@@ -120,7 +120,7 @@ def as_strided(
             raise RuntimeError("as_strided: the memory of this tensor is neither row-major nor a permutation of that")
     flat = shaping.reshape(root, -1)
     offset = inner if storage_offset is None else int(storage_offset)
-    last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))  # type: ignore[operator]
+    last: Any = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))  # type: ignore[operator]
     total = flat._extents[0]
     if isinstance(total, int) and dims.product(shape) != 0 and last >= total:
         raise RuntimeError(f"setStorage: sizes {list(shape)}, strides {list(strides)}, storage offset {offset}, and "

@@ -43,9 +43,11 @@ def _infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[Tensor
 
 def _strided_view(x: np.ndarray, shape: Any, starts: Any, steps: Any) -> np.ndarray:
     x = np.asarray(x)
+    nothing: list[Any] = [slice(0, 0)] * x.ndim
     if 0 in shape:
-        return x[(..., *(slice(0, 0) for _ in range(x.ndim)))].reshape(shape) if x.ndim else np.empty(shape, x.dtype)
-    origin = x[(..., *(slice(s, None) for s in starts))]
+        return x[(..., *nothing)].reshape(shape) if x.ndim else np.empty(shape, x.dtype)
+    part: list[Any] = [slice(s, None) for s in starts]
+    origin = x[(..., *part)]
     rows = _rows(steps, x.ndim, len(shape))
     strides = tuple(
         sum(row[k] * stride for row, stride in zip(rows, x.strides, strict=True)) for k in range(len(shape))
