@@ -49,7 +49,7 @@ from .elementwise import (
     zero_divisor,
 )
 from .promotion import as_float
-from .tape.names import named
+from .tape.names import called, named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -81,7 +81,7 @@ def exp2(input: Tensor) -> Tensor:
 
 
 def _scaled(name: str, factor: float, doc: str) -> Callable[[Tensor], Tensor]:
-    @named(f"{name.capitalize()}Backward0")
+    @named(f"{name[:3].capitalize()}2{name[4:].capitalize()}Backward0")
     def fn(input: Tensor) -> Tensor:
         dispatch.require_tensor(input, name)
         return mul(as_float(input), factor)
@@ -126,7 +126,7 @@ def logit(input: Tensor, eps: float | None = None) -> Tensor:
 
 def sgn(input: Tensor) -> Tensor:
     """-1, 0 or 1; a bool stays as it is."""
-    return sign(input)
+    return called(sign(input), "SgnBackward0")
 
 
 def signbit(input: Tensor) -> Tensor:
@@ -176,14 +176,16 @@ def frexp(input: Tensor) -> tuple[Tensor, Tensor]:
     if not input.dtype.is_floating_point:
         raise RuntimeError("torch.frexp() only supports floating-point dtypes")
     exponent = dispatch.apply("exponent", input.detach())
-    return return_types.frexp(_scaled_by_powers(input, mul(exponent, -1)), exponent)
+    mantissa = _scaled_by_powers(input, mul(exponent, -1))
+    return return_types.frexp(called(mantissa, "FrexpBackward0"), exponent)
 
 
 # -- two operands, to floating -------------------------------------------------------------------------------------
 def _to_float(op: str, doc: str) -> Callable[[Any, Any], Tensor]:
     def fn(input: Tensor, other: Any) -> Tensor:
         dispatch.require_tensor(input, op)
-        return binary_number(op, input, other)
+        kind = int(not dispatch.is_tensor(other))
+        return called(binary_number(op, input, other), f"{op.capitalize()}Backward{kind}")
 
     fn.__name__ = fn.__qualname__ = op
     fn.__doc__ = doc
@@ -246,6 +248,7 @@ def polygamma(n: int, input: Tensor) -> Tensor:
     return dispatch.apply("polygamma", as_float(input), n=int(n))
 
 
+@named("MvlgammaBackward0")
 def mvlgamma(input: Tensor, p: int) -> Tensor:
     """Logarithm of the multivariate gamma function of dimension ``p``."""
     dispatch.require_tensor(input, "mvlgamma")
@@ -277,13 +280,13 @@ def float_power_(input: Tensor, exponent: Any) -> Tensor:
     return input.pow_(exponent)
 
 
-@named("XlogyBackward0")
 def xlogy(input: Any, other: Any) -> Tensor:
     """input * log(other); 0 where input is 0, unless other is NaN."""
     dtype = _floating(promotion.common_dtype("xlogy", input, other))
     x, y = promotion.operand(input, dtype), promotion.operand(other, dtype)
     nothing = logical_and(eq(x, 0), logical_or(_not_above(y, 0), eq(y, math.inf)))
-    return mul(x, log(where(nothing, 1.0, y)))
+    kind = 1 if not dispatch.is_tensor(input) else 0 if dispatch.is_tensor(other) else 2
+    return called(mul(x, log(where(nothing, 1.0, y))), f"XlogyBackward{kind}")
 
 
 def _not_above(x: Tensor, bound: float) -> Tensor:
@@ -360,7 +363,7 @@ def fmod(input: Any, other: Any) -> Tensor:
     if dtype is dtypes.bool_:
         raise NotImplementedError("\"fmod_cpu\" not implemented for 'Bool'")
     zero_divisor(other, dtype)
-    return promotion.binary("fmod", input, other)
+    return called(promotion.binary("fmod", input, other), f"FmodBackward{int(dispatch.is_tensor(other))}")
 
 
 def _ignoring_nan(name: str, word: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -386,21 +389,20 @@ def clamp_min(input: Tensor, min: Any) -> Tensor:
     """Values below ``min`` (a number or a tensor) become it."""
     if promotion.result_type(input, min) is dtypes.bool_:
         return maximum(input, promotion.operand(min, dtypes.bool_))
-    return clamp(input, min=min)
+    return called(clamp(input, min=min), f"ClampMinBackward{int(dispatch.is_tensor(min))}")
 
 
 def clamp_max(input: Tensor, max: Any) -> Tensor:
     """Values above ``max`` (a number or a tensor) become it."""
     if promotion.result_type(input, max) is dtypes.bool_:
         return minimum(input, promotion.operand(max, dtypes.bool_))
-    return clamp(input, max=max)
+    return called(clamp(input, max=max), f"ClampMaxBackward{int(dispatch.is_tensor(max))}")
 
 
-@named("RsubBackward1")
 def rsub(input: Tensor, other: Any, *, alpha: Any = 1) -> Tensor:
     """other - alpha * input."""
     dispatch.require_tensor(input, "rsub")
-    return sub(other, input, alpha=alpha)
+    return called(sub(other, input, alpha=alpha), f"RsubBackward{int(not dispatch.is_tensor(other))}")
 
 
 def gcd(input: Tensor, other: Tensor) -> Tensor:
@@ -482,7 +484,6 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
     return add(input, quotient if value == 1 else mul(quotient, value))
 
 
-@named("LerpBackward0")
 def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
     """input + weight * (end - input), exact at weight 0 and 1; floating tensors of one dtype."""
     dispatch.require_tensor(input, "lerp")
@@ -494,13 +495,16 @@ def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
         raise NotImplementedError(f"\"lerp_kernel_{kind}\" not implemented for '{dispatch.type_word(input.dtype)}'")
     distance = sub(end, input)
     if not dispatch.is_tensor(weight):
-        return add(input, mul(distance, weight)) if weight < 0.5 else sub(end, mul(distance, 1 - weight))
+        near_start = weight < 0.5
+        out = add(input, mul(distance, weight)) if near_start else sub(end, mul(distance, 1 - weight))
+        return called(out, "LerpBackward0")
     if weight.dtype is not input.dtype:
         raise RuntimeError(
             f"expected dtype {c_name(input.dtype)} for `weight` but got dtype {c_name(weight.dtype)}"
         )
     near = add(input, mul(distance, weight))
-    return where(lt(weight, 0.5), near, sub(end, mul(distance, sub(1, weight))))
+    out = where(lt(weight, 0.5), near, sub(end, mul(distance, sub(1, weight))))
+    return called(out, "LerpBackward1")
 
 
 arccos, arccosh, arcsin, arcsinh, arctan, arctan2, arctanh = acos, acosh, asin, asinh, atan, atan2, atanh

@@ -15,7 +15,7 @@ from . import dispatch, promotion
 from .deprecated import old_order
 from .promotion import as_float, binary, is_operand
 from .size import SymInt
-from .tape.names import named
+from .tape.names import called, named
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -186,6 +186,16 @@ def minus(input: Any, other: Any) -> Tensor:
     return promotion.broadcast("sub", input, other, dtype)
 
 
+def reflected_minus(input: Any, other: Tensor) -> Tensor:
+    """A number minus a tensor."""
+    return called(minus(input, other), "RsubBackward1")
+
+
+def reflected_div(input: Any, other: Tensor) -> Tensor:
+    """A number divided by a tensor, which PyTorch computes as its reciprocal times the number."""
+    return called(div(input, other), "MulBackward0")
+
+
 @old_order
 def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     """input + alpha * other; the logical or for bools."""
@@ -223,13 +233,13 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is None:
         return binary_number("div", input, other)
     if rounding_mode == "floor":
-        return _floor_quotient(input, other, "div_floor")
+        return called(_floor_quotient(input, other, "div_floor"), "DivBackward2")
     if rounding_mode != "trunc":
         raise RuntimeError("div expected rounding_mode to be one of None, 'trunc', or 'floor' but found "
                            f"'{rounding_mode}'")  # fmt: skip
     dtype = promotion.result_type(input, other)
     if dtype.is_floating_point:
-        return trunc(binary("div", input, other))
+        return called(trunc(binary("div", input, other)), "DivBackward2")
     if dtype is dtypes.bool_:
         raise _refuse("div_trunc", dtype)
     zero_divisor(other, dtype)
@@ -256,7 +266,7 @@ def remainder(input: Any, other: Any) -> Tensor:
     if dtype is dtypes.bool_:
         raise _refuse("remainder", dtype)
     zero_divisor(other, dtype)
-    return binary("remainder", input, other)
+    return called(binary("remainder", input, other), f"RemainderBackward{int(dispatch.is_tensor(other))}")
 
 
 def pow(input: Any, exponent: Any) -> Tensor:
@@ -265,14 +275,15 @@ def pow(input: Any, exponent: Any) -> Tensor:
         if exponent == 2:  # a product: exact and cheap, also for negative bases
             dtype = promotion.result_type(input, exponent)
             base = dispatch.cast(input, dtype)
-            return mul(base, base)
+            return called(mul(base, base), "PowBackward0")
         if exponent < 0 and not promotion.result_type(input, exponent).is_floating_point:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
     if promotion.common_dtype("pow", input, exponent) is dtypes.bool_:
         if dispatch.is_tensor(exponent):
             raise NotImplementedError("\"pow\" not implemented for 'Bool'")
         return input.clone() if exponent else logical_or(input, logical_not(input))
-    return binary("pow", input, exponent)
+    kind = 2 if not dispatch.is_tensor(input) else int(dispatch.is_tensor(exponent))
+    return called(binary("pow", input, exponent), f"PowBackward{kind}")
 
 
 def _extreme(op: str, word: str, bools: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -382,7 +393,7 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
     if mask.dtype is not dtypes.bool_:
         raise RuntimeError("masked_fill_ only supports boolean masks, but got mask with dtype "
                            f"{c_name(mask.dtype)}")  # fmt: skip
-    return where(mask, promotion.operand(value, input.dtype), input)
+    return called(where(mask, promotion.operand(value, input.dtype), input), "MaskedFillBackward0")
 
 
 def c_name(dtype: DType) -> str:
@@ -409,10 +420,10 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     if all(isinstance(m, (bool, int, float)) for m in limits):
         if any(isinstance(m, float) and m != m for m in limits):
             return mul(x, math.nan)
-        return dispatch.apply("clamp", x, min=min, max=max)
+        return called(dispatch.apply("clamp", x, min=min, max=max), "ClampBackward1")
     if min is not None:
         x = _limited(x, promotion.operand(min, dtype), "lt")
-    return x if max is None else _limited(x, promotion.operand(max, dtype), "gt")
+    return called(x if max is None else _limited(x, promotion.operand(max, dtype), "gt"), "ClampBackward0")
 
 
 def _limited(x: Tensor, limit: Tensor, beyond: str) -> Tensor:
@@ -421,11 +432,6 @@ def _limited(x: Tensor, limit: Tensor, beyond: str) -> Tensor:
     if limit.dtype.is_floating_point:
         beyond_it = logical_or(beyond_it, isnan(limit))
     return dispatch.apply("where", beyond_it, limit, x)
-
-
-def zero_(input: Tensor) -> Tensor:
-    """Every element becomes 0, in place."""
-    return input.zero_()
 
 
 def to_dtype(input: Tensor, dtype: DType) -> Tensor:
@@ -496,7 +502,7 @@ METHODS = (
     "round", "rsqrt", "sigmoid", "sign", "sin", "sqrt", "square", "sub", "subtract", "tanh", "true_divide",
     "trunc",
 )  # fmt: skip
-FUNCTIONS = (*METHODS, "where", "zero_")
+FUNCTIONS = (*METHODS, "where")
 IN_PLACE = (
     "abs", "absolute", "add", "bitwise_and", "bitwise_not", "bitwise_or", "bitwise_xor", "ceil", "clamp", "clip", "cos",
     "div", "divide", "eq", "erf", "exp", "expm1", "floor", "floor_divide", "ge", "greater", "greater_equal", "gt", "le",

@@ -363,7 +363,7 @@ class Tensor(Differentiable):
 
     def zero_(self) -> Tensor:
         """Sets every element to 0."""
-        return self.fill_(0)
+        return dispatch.write(self, dispatch.scalar(0, self.dtype), "zero_")
 
     __getitem__ = indexing.getitem
     __setitem__ = indexing.setitem
@@ -395,11 +395,11 @@ class Tensor(Differentiable):
     __add__ = operator(elementwise.plus)
     __radd__ = reflected(elementwise.plus)
     __sub__ = operator(elementwise.minus)
-    __rsub__ = reflected(elementwise.minus)
+    __rsub__ = reflected(elementwise.reflected_minus)
     __mul__ = operator(elementwise.mul)
     __rmul__ = reflected(elementwise.mul)
     __truediv__ = operator(elementwise.div)
-    __rtruediv__ = reflected(elementwise.div)
+    __rtruediv__ = reflected(elementwise.reflected_div)
     __floordiv__ = operator(elementwise.floor_divide)
     __rfloordiv__ = reflected(elementwise.floor_divide)
     __mod__ = operator(elementwise.remainder)

@@ -46,3 +46,9 @@ def rename(t: Any, name: str, since: int = 0) -> None:
     node = getattr(t, "_grad_fn", None)
     if node is not None and node.sequence > since:
         node.name = name
+
+
+def called(t: Any, name: str) -> Any:
+    """``t``, whose node (made just now) is called ``name``."""
+    rename(t, name)
+    return t
