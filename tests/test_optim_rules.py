@@ -63,9 +63,7 @@ def test_twenty_steps_equal_pytorchs(name, options):
         a.step()
         b.step()
     for p, q in zip(mine, ref, strict=True):
-        # ASGD, NAdam: a float32 number in the state may differ in its last bit.
-        tolerance = 1e-6 if name in ("ASGD", "NAdam") else 1e-12
-        np.testing.assert_allclose(p.detach().numpy(), q.detach().numpy(), rtol=tolerance, atol=1e-12)
+        np.testing.assert_allclose(p.detach().numpy(), q.detach().numpy(), rtol=1e-12, atol=1e-12)
     saved, theirs = a.state_dict(), b.state_dict()
     for group in theirs["param_groups"]:
         group["foreach"] = None
