@@ -36,6 +36,16 @@ from .grad_mode import (
 from .nn import native
 from .printing import set_printoptions
 from .promotion import get_default_dtype, result_type, set_default_dtype
+from .settings import (
+    are_deterministic_algorithms_enabled,
+    get_float32_matmul_precision,
+    get_num_interop_threads,
+    get_num_threads,
+    set_float32_matmul_precision,
+    set_num_interop_threads,
+    set_num_threads,
+    use_deterministic_algorithms,
+)
 from .size import Size, SymInt
 from .tensor import Tensor, is_tensor, numel, typename
 from .tensor_types import (
@@ -51,7 +61,6 @@ from .tensor_types import (
     ShortTensor,
     set_default_tensor_type,
 )
-from .threads import get_num_interop_threads, get_num_threads, set_num_interop_threads, set_num_threads
 from .tracing import InputSpec, Trace, is_tracing
 
 float = float32

@@ -302,6 +302,24 @@ def share_memory_(self: Tensor) -> Tensor:
     raise UnsupportedError("share_memory_ is not supported: processes forked later see a copy of this tensor")
 
 
+def _itself(input: Tensor) -> Tensor:
+    """The tensor itself: it has no imaginary part."""
+    return input
+
+
+conj = conj_physical = resolve_conj = resolve_neg = _itself
+
+
+def detach(input: Tensor) -> Tensor:
+    """The same storage, outside of differentiation."""
+    return input.detach()
+
+
+def is_inference(input: Tensor) -> bool:
+    """Whether this tensor was made in inference mode."""
+    return input.is_inference()
+
+
 def is_signed(self: Tensor) -> bool:
     """Whether the dtype has negative numbers."""
     return self.dtype.is_signed
@@ -451,17 +469,18 @@ def can_cast(from_: DType, to: DType) -> bool:
 
 # What users see: functions, methods of Tensor, methods that write into it (with an underscore).
 FUNCTIONS = (
-    "can_cast", "channels_last", "channels_last_3d", "contiguous_format", "finfo", "from_dlpack", "frombuffer",
-    "iinfo", "is_complex", "is_conj", "is_floating_point", "is_neg", "is_nonzero", "is_same_size", "is_signed",
-    "is_storage", "layout", "memory_format", "preserve_format", "strided", "to_dlpack", "TypedStorage",
-    "UntypedStorage",
+    "TypedStorage", "UntypedStorage", "can_cast", "channels_last", "channels_last_3d", "conj", "conj_physical",
+    "contiguous_format", "detach", "finfo", "from_dlpack", "frombuffer", "get_device", "iinfo", "is_complex", "is_conj",
+    "is_floating_point", "is_inference", "is_neg", "is_nonzero", "is_same_size", "is_signed", "is_storage", "layout",
+    "memory_format", "preserve_format", "resolve_conj", "resolve_neg", "strided", "to_dlpack",
 )  # fmt: skip
 METHODS = (
-    "__array_wrap__", "__complex__", "__dlpack__", "__dlpack_device__", "__reversed__", "data_ptr", "dim_order",
-    "get_device", "is_coalesced", "is_complex", "is_conj", "is_cpu", "is_distributed", "is_ipu", "is_maia", "is_meta",
-    "is_mkldnn", "is_mps", "is_mtia", "is_neg", "is_nested", "is_nonzero", "is_pinned", "is_quantized", "is_same_size",
-    "is_set_to", "is_shared", "is_signed", "is_sparse", "is_sparse_csr", "is_vulkan", "is_xla", "is_xpu", "name",
-    "ndimension", "new", "pin_memory", "real", "resize", "resize_", "resize_as_", "share_memory_", "storage",
-    "storage_offset", "untyped_storage",
+    "__array_wrap__", "__complex__", "__dlpack__", "__dlpack_device__", "__reversed__", "conj", "conj_physical",
+    "data_ptr", "dim_order", "get_device", "is_coalesced", "is_complex", "is_conj", "is_cpu", "is_distributed",
+    "is_ipu", "is_maia", "is_meta", "is_mkldnn", "is_mps", "is_mtia", "is_neg", "is_nested", "is_nonzero",
+    "is_pinned", "is_quantized", "is_same_size", "is_set_to", "is_shared", "is_signed", "is_sparse",
+    "is_sparse_csr", "is_vulkan", "is_xla", "is_xpu", "name", "ndimension", "new", "pin_memory", "real", "resize",
+    "resize_", "resize_as_", "resolve_conj", "resolve_neg", "share_memory_", "storage", "storage_offset",
+    "untyped_storage",
 )  # fmt: skip
 IN_PLACE = ()

@@ -184,3 +184,16 @@ def test_threads() -> None:
             ig.set_num_threads(0)
     finally:
         ig.set_num_threads(before)
+
+
+def test_settings_that_change_nothing() -> None:
+    ig.use_deterministic_algorithms(True)
+    assert ig.are_deterministic_algorithms_enabled()
+    ig.use_deterministic_algorithms(False)
+    ig.set_float32_matmul_precision("high")
+    assert ig.get_float32_matmul_precision() == "high"
+    ig.set_float32_matmul_precision("highest")
+    with pytest.raises(ValueError, match="highest"):
+        ig.set_float32_matmul_precision("low")
+    x = ig.ones(2, requires_grad=True)
+    assert ig.conj(x) is x is x.resolve_conj() and not ig.detach(x).requires_grad and ig.get_device(x) == -1
