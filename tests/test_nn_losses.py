@@ -144,6 +144,16 @@ def test_ignore_index() -> None:
         F.cross_entropy(x, torch.tensor([0, 3]))
 
 
+def test_images_of_classes() -> None:
+    x = tensor(np.random.default_rng(4).standard_normal((2, 3, 2, 2)))
+    t = torch.tensor([[[0, 1], [2, 0]], [[1, 1], [0, 2]]])
+    per_pixel = F.cross_entropy(x, t, reduction="none")
+    assert per_pixel.shape == (2, 2, 2)
+    near(per_pixel[1, 0, 1], F.cross_entropy(x[1, :, 0, 1], torch.tensor(1)).item())
+    with pytest.warns(FutureWarning, match="NLLLoss2d"):
+        near(nn.NLLLoss2d()(F.log_softmax(x, 1), t), per_pixel.mean().item())
+
+
 def test_loss_on_device() -> None:
     loss = nn.CrossEntropyLoss(weight=torch.ones(3)).to("cpu")
     assert isinstance(loss, nn.Module) and list(dict(loss.named_buffers())) == ["weight"]

@@ -177,6 +177,7 @@ def test_lazy_layers() -> None:
     assert net[0].weight.abs().max().item() <= 1 / math.sqrt(27) and not nn.parameter.is_lazy(net[0].weight)
     out.sum().backward()
     assert net[4].weight.grad is not None
+    assert nn.LazyBatchNorm1d(bias=False).bias is None
     fresh = nn.LazyLinear(2)
     fresh.load_state_dict(net[4].state_dict())
     x = torch.randn(1, 64)
