@@ -15,6 +15,7 @@ import numpy as np
 
 from .frontend import autocasting, dispatch, random
 from .frontend.grad_mode import is_grad_enabled
+from .frontend.nn import module_hooks
 from .frontend.structure import Spec, flatten, unflatten
 from .frontend.tape.recompute import Recompute
 from .frontend.tensor import Tensor
@@ -385,6 +386,10 @@ def modules_key(modules: Sequence[Any], keep: list[Any]) -> Key:
         children = own["_modules"]
         key += children
         stack += children.values()
+    for hooks in (module_hooks._global_forward_pre_hooks, module_hooks._global_forward_hooks):
+        if hooks:
+            keep += hooks.values()
+            key += ("hooks", *hooks, *map(id, hooks.values()))
     return tuple(key)
 
 

@@ -296,3 +296,13 @@ def test_compiled_modules_run_backward_hooks_with_the_backward() -> None:
     eager = run(ig, model)
     np.testing.assert_allclose(run(ig, ig.compile(model)).numpy(), eager.numpy(), rtol=1e-5)
     assert seen == [(2, 4)] * 2
+
+
+def test_a_global_hook_makes_a_compiled_module_trace_again() -> None:
+    live = ig.compile(net(ig))
+    x = ig.ones(1, 3)
+    with ig.no_grad():
+        before = live(x)
+        with ig.nn.modules.module.register_module_forward_hook(lambda mod, args, out: out * 2):
+            assert not np.allclose(live(x).numpy(), before.numpy())
+        np.testing.assert_array_equal(live(x).numpy(), before.numpy())
