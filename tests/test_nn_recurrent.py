@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import ingot as torch
@@ -163,3 +164,41 @@ def test_training_learns_a_sum() -> None:
         step.step()
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+class Reader(nn.Module):
+    """Embedding, a bidirectional LSTM, log-probabilities of labels per step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(10, 4, padding_idx=0)
+        self.lstm = nn.LSTM(4, 6, bidirectional=True, batch_first=True)
+        self.scores = nn.Linear(12, 5)
+
+    def forward(self, x: Any) -> Any:
+        return nn.functional.log_softmax(self.scores(self.lstm(self.table(x))[0]), 2)
+
+
+def test_compiled_training_step_with_ctc() -> None:
+    torch.manual_seed(0)
+    eager = Reader()
+    native = copy.deepcopy(eager)
+    rng = np.random.default_rng(0)
+    x, y = torch.from_numpy(rng.integers(0, 10, (3, 5))), torch.from_numpy(rng.integers(1, 5, (3, 2)))
+
+    def loss(out: Any, target: Any) -> Any:
+        return nn.functional.ctc_loss(out.transpose(0, 1), target, [5, 5, 5], [2, 2, 2])
+
+    optimiser = torch.optim.SGD(eager.parameters(), lr=0.1)
+    step = torch.compile_step(native, loss, torch.optim.SGD(native.parameters(), lr=0.1))
+    losses = []
+    for _ in range(3):
+        optimiser.zero_grad()
+        want = loss(eager(x), y)
+        want.backward()
+        optimiser.step()
+        losses.append(want.item())
+        assert abs(float(step(x, y)) - want.item()) < 1e-4
+    assert losses[2] < losses[0]
+    for a, b in zip(eager.parameters(), native.parameters(), strict=True):
+        close(a, b, 1e-5)
