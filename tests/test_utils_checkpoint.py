@@ -113,6 +113,19 @@ def test_another_function_the_second_time() -> None:
         y.sum().backward()
 
 
+def test_the_repetition_runs_in_the_same_autocast_region() -> None:
+    net, x = nn.Linear(8, 8), ingot.randn(4, 8, requires_grad=True)
+    found = []
+    for use in (lambda f, x: f(x), lambda f, x: checkpoint(f, x, use_reentrant=False)):
+        net.zero_grad()
+        with ingot.autocast("cpu", ingot.bfloat16):
+            y = use(lambda x: net(net(x)).tanh(), x)
+        assert y.dtype is ingot.bfloat16
+        y.float().sum().backward()
+        found.append(net.weight.grad.numpy().copy())
+    assert np.array_equal(*found)
+
+
 def test_words_of_pytorch() -> None:
     x = ingot.ones(2, requires_grad=True)
     with pytest.warns(UserWarning, match="the use_reentrant parameter should be passed explicitly"):

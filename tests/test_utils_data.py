@@ -129,6 +129,8 @@ def test_distributed_sampler_shares_everything_out(shuffle: bool, drop_last: boo
     for s in samplers:
         s.set_epoch(1)
     assert ([list(s) for s in samplers] != shares) == shuffle
+    with pytest.raises(RuntimeError, match="Default process group has not been initialized"):
+        ours.DistributedSampler(range(10))
     with pytest.raises(ValueError, match=r"Invalid rank 3, rank should be in the interval \[0, 2\]"):
         ours.DistributedSampler(range(10), 3, 3)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ...runtime.backward import now
-from .. import dispatch, grad_mode, random, tracing
+from .. import autocasting, dispatch, grad_mode, random, tracing
+from ..amp import autocast
 from ..structure import flatten
 from ..tape.segment import CheckpointError, Segment
 
@@ -40,7 +41,7 @@ def checkpoint(
         context_fn: makes two contexts, one around the forward and one around its repetition.
         determinism_check: "default" compares dtypes and shapes of the two runs, "none" the operators only.
         debug, early_stop: accepted.
-        preserve_rng_state: repeat with the random state of the forward (True).
+        preserve_rng_state: repeat with the random state of the forward (True). The autocast region is always the same.
 
     CheckpointError if the repetition does something else. Traced functions are called as they are: compiled training
     steps plan their own memory. As in PyTorch, what ``function`` changes (running statistics) it changes twice.
@@ -64,6 +65,7 @@ def checkpoint(
         with grad_mode.no_grad():
             return function(*args)
     state = random.default_generator.get_state() if preserve else None
+    region = autocasting.is_autocast_enabled("cpu"), autocasting.get_autocast_dtype("cpu")
     start = now()
     with forward_context:
         results = function(*args, **kwargs)
@@ -74,7 +76,7 @@ def checkpoint(
         if state is not None:
             random.default_generator.set_state(state)
         try:
-            with again_context:
+            with autocast("cpu", region[1], region[0]), again_context:
                 yield
         finally:
             random.default_generator.set_state(here) if state is not None else None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ... import random
+from ... import distributed, random
 from .sampler import Sampler
 
 
@@ -14,16 +14,18 @@ class DistributedSampler(Sampler[int]):
     """The share of one of ``num_replicas`` processes: indices ``rank``, ``rank + num_replicas``... of a common order.
 
     All processes shuffle alike from ``seed + epoch``; ``set_epoch`` before every epoch gives new orders. Shares have
-    equal length: some samples come twice, or with ``drop_last`` the tail is dropped. There are no process groups
-    here, so ``num_replicas`` and ``rank`` must be given (RuntimeError).
+    equal length: some samples come twice, or with ``drop_last`` the tail is dropped. ``num_replicas`` and
+    ``rank`` are those of ``ingot.distributed`` unless given.
     """
 
     def __init__(
         self, dataset: Any, num_replicas: int | None = None, rank: int | None = None, shuffle: bool = True,
         seed: int = 0, drop_last: bool = False,
     ) -> None:  # fmt: skip
-        if num_replicas is None or rank is None:
-            raise RuntimeError("Requires distributed package to be available")
+        if num_replicas is None:
+            num_replicas = distributed.get_world_size()
+        if rank is None:
+            rank = distributed.get_rank()
         if not 0 <= rank < num_replicas:
             raise ValueError(f"Invalid rank {rank}, rank should be in the interval [0, {num_replicas - 1}]")
         self.dataset = dataset
