@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 def examples_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     monkeypatch.delenv("INGOT_DATA", raising=False)
-    for name in ("training_loop", "finetune_resnet"):
+    for name in ("training_loop", "finetune_resnet", "mixed_precision", "moving_average"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -82,3 +82,32 @@ def test_the_head_learns_faster_than_the_rest() -> None:
     rates = [g["lr"] for g in optimizer.param_groups]
     counts = [len(g["params"]) for g in optimizer.param_groups]
     assert rates == [1e-3, 1e-2] and counts == [60, 2] and model.fc.weight.shape == (5, 512)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_mixed_precision(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    import mixed_precision
+
+    losses = mixed_precision.main(["--dtype", dtype, "--steps", "50"])
+    assert len(losses) == 50 and np.isfinite(losses).all() and np.mean(losses[-10:]) < np.mean(losses[:10])
+    line = capsys.readouterr().out
+    assert f"logits torch.{dtype}" in line and f"scale {65536 if dtype == 'float16' else 1}" in line
+
+
+def test_moving_average(tmp_path: Path) -> None:
+    import moving_average
+    from ingot.vision import models
+
+    path = tmp_path / "average.pt"
+    own, average = moving_average.main(["--steps", "20", "--decay", "0.8", "--save", str(path)])
+    assert np.isfinite([own, average]).all() and own != average
+    model = models.lenet(weights=path)
+    assert sum(p.numel() for p in model.parameters()) == 61_706
+
+
+@pytest.mark.slow
+def test_the_average_is_at_least_as_good(data_dir: Path, tmp_path: Path) -> None:
+    import moving_average
+
+    own, average = moving_average.main([str(data_dir), "--steps", "300", "--save", str(tmp_path / "average.pt")])
+    assert average < own + 0.02 and average < 0.65
