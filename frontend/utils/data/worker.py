@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ... import random, threads
+from ... import random, settings
 from . import channel
 from .fetch import fetcher
 
@@ -88,7 +88,7 @@ def run(
     # Ctrl-C reaches every process of the terminal: the program handles it and closes the channel.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threads.set_num_threads(1)  # the other CPUs are for the other workers and for training
+    settings.set_num_threads(1)  # the other CPUs are for the other workers and for training
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(end, tasks), daemon=True, name="ingot-data-tasks").start()
 
