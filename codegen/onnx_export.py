@@ -38,6 +38,7 @@ DEFAULT_OPSET = 18
 _BFLOAT16_SINCE_22 = frozenset(
     {"sin", "cos", "round", "hardsigmoid", "hardswish", "elu", "softplus", "floor_divide"}
     | {"conv", "conv_transpose", "max_pool", "avg_pool"}
+    | {"tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "atan2"}
 )
 _PROTOBUF_LIMIT = 2**31 - 2**26
 
