@@ -256,3 +256,25 @@ def test_fashion_mnist_itself(data_dir: Path) -> None:
         assert label == 3
         want = file["images"][number[int(Path(path).stem)]]
     assert np.array_equal(folder[35][0].permute(1, 2, 0).numpy(), want)
+
+
+def test_a_folder_is_converted_and_split_eight_to_two(tmp_path: Path) -> None:
+    """JPEG files become PNG, and every class is shared out between train and val."""
+    from ingot.utils.data import random_split
+
+    for name, n in (("cat", 10), ("dog", 5)):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        for i in range(n):
+            Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)).save(tmp_path / "all" / name / f"{i}.jpg")
+    for name in ("cat", "dog"):
+        files = sorted((tmp_path / "all" / name).glob("*.jpg"))
+        parts = random_split(files, [0.8, 0.2], generator=ingot.Generator().manual_seed(42))
+        for part, chosen in zip(("train", "val"), parts, strict=True):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(len(chosen)):
+                Image.open(chosen[i]).save(tmp_path / part / name / f"{chosen[i].stem}.png")
+    train, val = (datasets.ImageFolder(tmp_path / part, transforms.ToTensor()) for part in ("train", "val"))
+    assert [train.targets.count(k) for k in (0, 1)] == [8, 4] and [val.targets.count(k) for k in (0, 1)] == [2, 1]
+    assert train.class_to_idx == val.class_to_idx and val[0][0].shape == (3, 8, 8)
+    stems = [Path(p).stem for p, t in (*train.samples, *val.samples) if t == 0]
+    assert sorted(stems) == [str(i) for i in range(10)]

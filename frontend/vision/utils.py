@@ -26,33 +26,35 @@ def make_grid(
     Grey pictures get three channels. ``normalize`` maps ``value_range`` (the smallest and largest value, for each
     picture with ``scale_each``) to 0..1. ``padding`` pixels of ``pad_value`` lie between and around them.
     """
-    if not isinstance(tensor, Tensor):
-        if not isinstance(tensor, (list, tuple)) or not all(isinstance(t, Tensor) for t in tensor):
-            raise TypeError(f"tensor or list of tensors expected, got a {type(tensor).__name__}")
-        tensor = shaping.stack(list(tensor), 0)
-    if tensor.dim() == 2:
-        tensor = tensor.unsqueeze(0)
-    if tensor.dim() == 3:
-        if tensor.size(0) == 1:
-            tensor = shaping.cat([tensor] * 3, 0)
-        tensor = tensor.unsqueeze(0)
-    if tensor.dim() == 4 and tensor.size(1) == 1:
-        tensor = shaping.cat([tensor] * 3, 1)
+    if isinstance(tensor, Tensor):
+        pictures = tensor
+    elif isinstance(tensor, (list, tuple)) and all(isinstance(t, Tensor) for t in tensor):
+        pictures = shaping.stack(list(tensor), 0)
+    else:
+        raise TypeError(f"tensor or list of tensors expected, got a {type(tensor).__name__}")
+    if pictures.dim() == 2:
+        pictures = pictures.unsqueeze(0)
+    if pictures.dim() == 3:
+        if pictures.size(0) == 1:
+            pictures = shaping.cat([pictures] * 3, 0)
+        pictures = pictures.unsqueeze(0)
+    if pictures.dim() == 4 and pictures.size(1) == 1:
+        pictures = shaping.cat([pictures] * 3, 1)
     if normalize:
-        parts = [_scaled(t, value_range) for t in tensor] if scale_each else [_scaled(tensor, value_range)]
-        tensor = shaping.stack(parts, 0) if scale_each else parts[0]
-    if tensor.size(0) == 1:
-        return tensor.squeeze(0)
-    count, channels, height, width = tensor.shape
+        parts = [_scaled(t, value_range) for t in pictures] if scale_each else [_scaled(pictures, value_range)]
+        pictures = shaping.stack(parts, 0) if scale_each else parts[0]
+    if pictures.size(0) == 1:
+        return pictures.squeeze(0)
+    count, channels, height, width = pictures.shape
     columns = min(nrow, count)
     rows = math.ceil(count / columns)
     height, width = height + padding, width + padding
     grid = creation.full(
-        (channels, height * rows + padding, width * columns + padding), pad_value, dtype=tensor.dtype
+        (channels, height * rows + padding, width * columns + padding), pad_value, dtype=pictures.dtype
     )  # fmt: skip
     for k in range(count):
         top, left = k // columns * height + padding, k % columns * width + padding
-        grid[:, top : top + height - padding, left : left + width - padding] = tensor[k]
+        grid[:, top : top + height - padding, left : left + width - padding] = pictures[k]
     return grid
 
 

@@ -124,14 +124,14 @@ def to_pil_image(pic: Any, mode: str | None = None) -> Any:
     else:
         raise TypeError(f"pic should be Tensor or ndarray. Got {type(pic)}.")
     channels = pixels.shape[2]
-    expected, allowed = "", ()
+    expected: str
     if channels == 1:
         pixels = pixels[:, :, 0]
         expected = {"|u1": "L", "<i2": "I;16", "<u2": "I;16", "<i4": "I", "<f4": "F"}.get(pixels.dtype.str, "")
         if mode is not None and mode != expected:
             raise ValueError(f"Incorrect mode ({mode}) supplied for input type {pixels.dtype}. Should be {expected}")
     else:
-        allowed = {2: ("LA",), 3: ("RGB", "YCbCr", "HSV"), 4: ("RGBA", "CMYK", "RGBX")}[channels]
+        allowed: tuple[str, ...] = {2: ("LA",), 3: ("RGB", "YCbCr", "HSV"), 4: ("RGBA", "CMYK", "RGBX")}[channels]
         if mode is not None and mode not in allowed:
             raise ValueError(f"Only modes {list(allowed)} are supported for {channels}D inputs")
         expected = mode or (allowed[0] if pixels.dtype == np.uint8 else "")
