@@ -23,6 +23,7 @@ from .compiled import (
 )
 from .frontend import dispatch
 from .frontend.optim.first_order import FirstOrder
+from .frontend.optim.optimizer import Optimizer
 from .frontend.structure import flatten
 from .frontend.tensor import Tensor
 from .frontend.tracing import Trace, current, is_tracing, module_of, trace
@@ -44,7 +45,7 @@ class TrainingStep:
     """
 
     def __init__(
-        self, model: Any, loss_fn: Callable[..., Any], optimizer: FirstOrder, options: Options, build: Build
+        self, model: Any, loss_fn: Callable[..., Any], optimizer: Optimizer, options: Options, build: Build
     ) -> None:
         if not isinstance(optimizer, FirstOrder):
             raise UnsupportedError(f"compile_step needs a first-order optimizer with a rule that can be traced, and "

@@ -36,7 +36,8 @@ OLDEST_OPSET = 17
 DEFAULT_OPSET = 18
 # Operators whose ONNX counterparts take bfloat16 only from opset 22 on.
 _BFLOAT16_SINCE_22 = frozenset(
-    {"sin", "cos", "round", "hardsigmoid", "hardswish", "elu", "softplus", "floor_divide"}
+    {"sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh"}
+    | {"round", "hardsigmoid", "hardswish", "elu", "softplus", "floor_divide", "det"}
     | {"conv", "conv_transpose", "max_pool", "avg_pool"}
     | {"tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "atan2"}
 )

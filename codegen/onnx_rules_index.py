@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir.dims import Extent, bounds, maximum
-from ..ir.dtypes import DType, int32, int64
+from ..ir.dtypes import DType, bfloat16, float32, int32, int64
 from ..ir.errors import UnsupportedError
 from ..ir.graph import Node
 from .onnx_emit import Emitter, rule
@@ -158,6 +158,8 @@ def _cumsum(e: Emitter, node: Node, xs: list[str]) -> str:
 
 
 def _widened(e: Emitter, x: str, dtype: DType) -> tuple[str, bool]:
-    """Small integers and bools as int32, which more operators of ONNX take."""
+    """Small integers and bools as int32, bfloat16 as float32, which more operators of ONNX take."""
+    if dtype is bfloat16:
+        return e.cast(x, float32), True
     narrow = dtype.kind == "b" or (dtype.is_integer and dtype.bits < 32)
     return (e.cast(x, int32), True) if narrow else (x, False)

@@ -13,6 +13,7 @@ from ..ir.dtypes import DType
 from ..ir.errors import UnsupportedError
 from . import creation, dispatch, promotion, shaping
 from .device import require_cpu
+from .tape import views
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -223,7 +224,7 @@ def resize_(self: Tensor, *sizes: Any, memory_format: Any = None) -> Tensor:
         grown = np.zeros(count, array.dtype)
         grown[: array.size] = array.reshape(-1)[:count]
         self._data = grown.reshape(shape)
-    return self
+    return views.unlink(self)
 
 
 def resize_as_(self: Tensor, the_template: Tensor, *, memory_format: Any = None) -> Tensor:

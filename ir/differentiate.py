@@ -103,7 +103,9 @@ class _Tape:
             self.builder.source = node.source
             record = registry.get(node.op)
             last = next(reversed(self.graph), None)
-            if record.vjp is not None:
+            if any(node.inputs[i] in self.active for i in record.unruled):
+                self.missing.append(_explain(node))
+            elif record.vjp is not None:
                 self._apply(node, record.vjp(self.builder, node, grads))
             elif record.decompose is not None:
                 replacement = record.decompose(self.builder, node)

@@ -65,6 +65,7 @@ class OpDef:
         vjp: gradient rule built from operators; None means "not differentiable" (integer results) and
             ``decompose`` is used instead when present.
         decompose: equivalent in simpler operators, for code generation and gradients.
+        unruled: operands whose gradient has no rule although others have one: asking for it is an error.
         arity: (min, max) number of inputs; max None for variadic.
         num_outputs: number of results.
         pure: no side effects and no hidden state (all present operators).
@@ -82,6 +83,7 @@ class OpDef:
     num_outputs: int = 1
     pure: bool = True
     commutative: bool = False
+    unruled: tuple[int, ...] = ()
     doc: str = ""
 
     def complete_attrs(self, given: Mapping[str, Any]) -> dict[str, Any]:

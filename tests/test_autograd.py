@@ -440,6 +440,15 @@ def test_functional():
     assert np.allclose(autograd.functional.hvp(f, x, v)[1].numpy(), 6 * values)
 
 
+def test_a_gradient_without_a_rule_is_an_error():
+    a, x = leaf(3), leaf(3)
+    y = ig.igamma(a.abs(), x.abs())
+    with pytest.raises(NotImplementedError, match=r"derivative for .*igamma.* is not implemented"):
+        y.sum().backward()
+    ig.igamma(a.abs().detach(), x.abs()).sum().backward()
+    assert x.grad is not None
+
+
 # -- compiled modules -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("mode", [True, False])
 def test_compiled_modules_keep_the_graph(mode):

@@ -295,9 +295,9 @@ def _conv_weight_grad_reference(
             out += np.matmul(grads, columns.swapaxes(2, 3)).sum(axis=0)
         else:
             # One product per group: batch and positions together are the summed axis.
-            columns = np.moveaxis(columns, 0, 2).reshape(groups, depth, n * points)
-            grads = np.moveaxis(grads, 0, 2).reshape(groups, rows, n * points)
-            out += np.matmul(grads, columns.swapaxes(1, 2))
+            joined = np.moveaxis(columns, 0, 2).reshape(groups, depth, n * points)
+            summed = np.moveaxis(grads, 0, 2).reshape(groups, rows, n * points)
+            out += np.matmul(summed, joined.swapaxes(1, 2))
     return _lower(out, dtype).reshape(channels, x.shape[1] // groups, *kernel)
 
 

@@ -97,10 +97,12 @@ def _gamma_density(g: GraphBuilder, a: Value, x: Value) -> Value:
 _binary(
     "igamma", gamma_functions.igamma, lambda g, a, x, y, dy: (None, g.mul(dy, _gamma_density(g, a, x))),
     "regularised lower incomplete gamma function P(a, x); no gradient for a", kinds="f",
+    unruled=(0,),
 )  # fmt: skip
 _binary(
     "igammac", gamma_functions.igammac, lambda g, a, x, y, dy: (None, g.neg(g.mul(dy, _gamma_density(g, a, x)))),
     "1 - igamma(a, x), accurate where it is small; no gradient for a", kinds="f",
+    unruled=(0,),
 )  # fmt: skip
 _unary("i0", special.i0, lambda g, x, y, dy: g.mul(dy, g.i1(x)), "modified Bessel function of order 0")
 

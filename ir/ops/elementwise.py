@@ -90,6 +90,7 @@ def _op(
     infer: Infer | None = None,
     decompose: Rule | None = None,
     commutative: bool = False,
+    unruled: tuple[int, ...] = (),
 ) -> OpDef:
     return register(
         OpDef(
@@ -102,6 +103,7 @@ def _op(
             decompose=_decompose(decompose) if decompose else None,
             arity=(arity, arity),
             commutative=commutative,
+            unruled=unruled,
             doc=doc,
         )
     )
