@@ -224,8 +224,6 @@ def _incomplete(op: str, doc: str) -> Callable[[Tensor, Tensor], Tensor]:
     def fn(input: Tensor, other: Tensor) -> Tensor:
         dispatch.require_tensor(input, op)
         dispatch.require_tensor(other, op, "other", 2)
-        if input.requires_grad:
-            raise NotImplementedError(f"the derivative for '{op}: input' is not implemented.")
         dtype = promotion.result_type(input, other)
         if not dtype.is_floating_point:
             raise NotImplementedError(f"\"{op}_cpu\" not implemented for '{dispatch.type_word(dtype)}'")
