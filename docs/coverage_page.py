@@ -3,7 +3,8 @@
     python docs/coverage_page.py
 
 The rows stand in the page itself; their last column is filled in from ``tests/coverage/*.txt``, whose lines say
-``ROW tests/file.py::test_name``. ``tests/test_docs.py`` checks that the page is current and that the tests exist.
+``ROW tests/file.py::test_name``, or ``ROW remark`` for rows that ask for nothing that could run.
+``tests/test_docs.py`` checks that the page is current and that the tests exist.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 PAGE = DOCS / "coverage.md"
 _ROW = re.compile(r"^\| ([A-Z]{1,2}\d+) \|")
-OPEN = "open"
+OPEN, REMARK = "open", "remark"
 
 
 def named_tests() -> dict[str, list[str]]:
@@ -34,19 +35,21 @@ def named_tests() -> dict[str, list[str]]:
 def rendered(text: str) -> str:
     """The page with its last column and its counts brought up to date."""
     tests = named_tests()
-    lines, done, rows = [], 0, 0
+    lines, done, remarks, rows = [], 0, 0, 0
     for line in text.splitlines():
         match = _ROW.match(line)
         if match:
             rows += 1
             cells = line.rstrip().removesuffix("|").split(" | ")
             shown = tests.get(match[1], [])
-            done += bool(shown)
-            cells[-1] = ", ".join(f"`{t.removeprefix('tests/')}`" for t in shown[:3]) or OPEN
+            remark = shown == [REMARK]
+            remarks += remark
+            done += bool(shown) and not remark
+            cells[-1] = "a remark" if remark else ", ".join(f"`{t.removeprefix('tests/')}`" for t in shown[:3]) or OPEN
             line = " | ".join(cells) + " |"
         lines.append(line)
-    counted = re.sub(r"^\d+ of \d+ rows .*$", f"{done} of {rows} rows have a test that shows them.", "\n".join(lines),
-                     flags=re.M)  # fmt: skip
+    words = f"{done} of {rows} rows have a test that shows them, {remarks} are remarks."
+    counted = re.sub(r"^\d+ of \d+ rows .*$", words, "\n".join(lines), flags=re.M)
     return counted + "\n"
 
 

@@ -210,6 +210,8 @@ def test_coverage_page_is_current(request: pytest.FixtureRequest) -> None:
     for row, tests in coverage_page.named_tests().items():
         assert row in rows, f"{row} is no row of the specification"
         for test in tests:
+            if test == coverage_page.REMARK:
+                continue
             path, _, name = test.partition("::")
             source = (ROOT / path).read_text(encoding="utf-8")
             assert re.search(rf"^(async )?def {re.escape(name.partition('[')[0])}\b", source, re.M), f"{row}: {test}"
