@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A test keeps this current: what Tensor has now does not belong here.
 SAME_SHAPE = frozenset((
-    "angle", "conj_physical", "dequantize", "lu_solve", "sparse_mask",
+    "angle", "dequantize", "lu_solve", "sparse_mask",
 ))  # fmt: skip
 
 
