@@ -49,7 +49,7 @@ def each_block(
     axis, inner = axes[0], axes[1:]
     sa, sb = g.extent(g.spec.a.stride(axis.name)), g.extent(g.spec.b.stride(axis.name))
     below = product_of(inner)
-    group = 1 if below >= g.spec.terms // 2 else group_size(axis, below, g.spec.terms)
+    group = 1 if 3 * below >= 2 * g.spec.terms else group_size(axis, below, g.spec.terms)
 
     def part(i: Any, steps: Axis | None = None) -> None:
         qa, qb = b.at(pa, b.imul(i, sa)), b.at(pb, b.imul(i, sb))

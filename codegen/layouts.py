@@ -24,9 +24,9 @@ Pairs = Sequence[tuple[int, int]]
 _EXACT = ("winograd2", "winograd3s2")
 _FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2")
 _LARGE_TILE = 1.1  # F(6x6) is twice as inexact as F(4x4) and wastes more at edges: it has to be clearly faster
-# Channels from which F(4x4) errs no more than a float32 kernel that adds up the same products one by one.
-_LONG_SUM = 192
-WINOGRAD_FORMS = {"float32": (*_EXACT, "winograd4"), "float32-fast": _FAST, "bfloat16": _FAST}
+# Channels from which these err no more than a float32 kernel that adds up the same products one by one.
+_LONG_SUM = {"winograd2x4careful": 32, "winograd4careful": 128, "winograd4": 224}
+WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
 
 
 def layout_choices(node: Node, target: Target, precision: str = "float32") -> list[LayoutChoice]:
@@ -105,11 +105,10 @@ def _conv(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
         seconds = cost * repeat * groups
         if not dense_x and groups == 1 and y.type.rank == 4 and all(isinstance(e, int) for e in y.shape[1:]):
             seconds = _blocked_seconds(node, target, nb, not halo)
-        choices.append(
-            LayoutChoice((given, packed), (out,), seconds, f"{why}; weights in panels of {nb} vectors")
-        )
-    exact = precision == "float32" and upper(w.shape[1]) < _LONG_SUM
-    choices += _winograd(node, target, _EXACT if exact else WINOGRAD_FORMS[precision])
+        choices.append(LayoutChoice((given, packed), (out,), seconds, f"{why}; weights in panels of {nb} vectors"))
+    exact, channels = precision == "float32", upper(w.shape[1])
+    forms = [f for f in WINOGRAD_FORMS[precision] if not (exact and channels < _LONG_SUM.get(f, 0))]
+    choices += _winograd(node, target, forms)
     choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, per_group))
     return choices
 
@@ -152,12 +151,16 @@ def _winograd(node: Node, target: Target, forms: Sequence[str]) -> list[LayoutCh
     for f in (winograd.FILTERINGS[form] for form in forms):
         if attrs["stride"] != (f.stride, f.stride):
             continue
-        count = upper(y.shape[0]) * -(-upper(y.shape[2]) // f.tile) * -(-upper(y.shape[3]) // f.tile)
+        count = upper(y.shape[0]) * prod(
+            -(-upper(e) // line.tile) for e, line in zip(y.shape[2:], f.lines, strict=True)
+        )
         s = winograd.choose(target, dtype, f, channels, outputs, count)
-        halo = _frame(4, [tile_halo(upper(e), pair, f) for e, pair in zip(x.shape[2:], padding, strict=True)])
+        halo = _frame(
+            4, [tile_halo(upper(e), pair, line) for e, pair, line in zip(x.shape[2:], padding, f.lines, strict=True)]
+        )
         packed = Layout(order=(0, 2, 3, 1), blocks=((0, lanes * s.product.nb),), form=f.form)
         given, out = Layout(blocks=((1, lanes),), halo=halo), Layout(blocks=((1, lanes),))
-        found.append(LayoutChoice((given, packed), (out,), s.seconds * (_LARGE_TILE if f.tile > 4 else 1), str(s)))
+        found.append(LayoutChoice((given, packed), (out,), s.seconds * (_LARGE_TILE if f.rows.tile > 4 else 1), str(s)))
     return found
 
 

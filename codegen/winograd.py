@@ -1,9 +1,10 @@
 """Minimal filtering of 3 x 3 convolutions (Winograd): the matrices, the transform of weights, the choice of blocks.
 
-A tile of m x m results comes from n x n inputs: ``Y = AT [ (G w GT) * (BT d B) ] A``, summed over channels between the
-brackets. That takes n * n products per tile instead of 9 m * m (Lavin and Gray, "Fast algorithms for convolutional
-neural networks", 2015). With stride 1, n = m + 2. With stride 2 the even inputs meet the outer two taps and the odd
-inputs the middle one: minimal filtering of two taps beside plain products, n = 2 m + 1.
+Along a line, m results come from n inputs: ``y = AT [ (G w) * (BT d) ]``. With stride 1, n = m + 2. With stride 2 the
+even inputs meet the outer two taps and the odd inputs the middle one: minimal filtering of two taps beside plain
+products, n = 2 m + 1. Both axes of a tile together: ``Y = AT [ (G w GT) * (BT d B) ] A``, summed over channels between
+the brackets (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015). That takes n * n products per
+tile instead of 9 m * m. The two axes may have tiles of different sizes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from ..ir.dtypes import DType
 from ..ir.target import Target
 from . import schedule as scheduling
+from .contraction_tile import BLOCK
 from .schedule import ContractionSchedule, Problem
 
 Matrix = tuple[tuple[float, ...], ...]
@@ -26,8 +28,8 @@ _Exact = list[list[Fraction]]
 
 
 @dataclass(frozen=True)
-class Filtering:
-    """Matrices of one algorithm: ``input`` (BT, n x n), ``weight`` (G, n x 3), ``output`` (AT, m x n)."""
+class Line:
+    """Matrices of one axis: ``input`` (BT, n x n), ``weight`` (G, n x 3), ``output`` (AT, m x n); ``tile`` is m."""
 
     tile: int
     stride: int
@@ -37,22 +39,66 @@ class Filtering:
 
     @property
     def points(self) -> int:
-        """n: inputs, and products, along one side of a tile."""
+        """n: inputs, and products."""
         return len(self.input)
 
+
+@dataclass(frozen=True)
+class Filtering:
+    """One algorithm: what is done along the ``rows`` axis (y) and along the columns (x).
+
+    ``block``: about how many products are added before a sum goes to a total; fewer where the way back multiplies the
+    errors of sums. ``careful``: so few that ``precision="float32"`` admits it for fewer channels.
+    """
+
+    rows: Line
+    columns: Line
+    block: int = BLOCK
+    careful: bool = False
+
     @property
-    def terms(self) -> tuple[int, int]:
-        """Coefficients that the transforms of one tile, into and back, multiply with."""
-        into, back = (sum(1 for row in matrix for c in row if c) for matrix in (self.input, self.output))
-        return 2 * self.points * into, (self.points + self.tile) * back
+    def lines(self) -> tuple[Line, Line]:
+        return self.rows, self.columns
+
+    @property
+    def stride(self) -> int:
+        return self.rows.stride
+
+    @property
+    def points(self) -> int:
+        """Products per tile."""
+        return self.rows.points * self.columns.points
+
+    @property
+    def results(self) -> int:
+        """Results per tile."""
+        return self.rows.tile * self.columns.tile
+
+    @property
+    def coefficients(self) -> tuple[int, int]:
+        """How many the transforms of one tile, into and back, multiply with: rows first, then columns."""
+        y, x = self.lines
+        into = _count(y.input) * x.points + y.points * _count(x.input)
+        return into, _count(y.output) * x.points + y.tile * _count(x.output)
 
     @property
     def form(self) -> str:
         """The layout form of its weights."""
-        return f"winograd{self.tile}" + (f"s{self.stride}" if self.stride > 1 else "")
+        y, x = self.lines
+        size = f"winograd{y.tile}" + (f"x{x.tile}" if x != y else "")
+        return size + (f"s{y.stride}" if y.stride > 1 else "") + ("careful" if self.careful else "")
+
+    def terms_of_sum(self, channels: int) -> int:
+        """``block``, and at least two blocks where sums are short and their errors count."""
+        return min(self.block, max(1, channels // 2 - 1)) if self.careful else self.block
 
     def __str__(self) -> str:
-        return f"F({self.tile}x{self.tile}, 3x3{', stride 2' if self.stride > 1 else ''})"
+        y, x = self.lines
+        return f"F({y.tile}x{x.tile}, 3x3{', stride 2' if y.stride > 1 else ''})"
+
+
+def _count(matrix: Matrix) -> int:
+    return sum(1 for row in matrix for c in row if c)
 
 
 def _toom_cook(m: int, taps: int, points: Sequence[float | Fraction]) -> tuple[_Exact, _Exact, _Exact]:
@@ -79,13 +125,13 @@ def _floats(matrix: _Exact) -> Matrix:
     return tuple(tuple(float(v) for v in row) for row in matrix)
 
 
-def _dense(m: int, points: Sequence[float | Fraction]) -> Filtering:
+def _dense(m: int, points: Sequence[float | Fraction]) -> Line:
     """Stride 1."""
     bt, g, at = _toom_cook(m, 3, points)
-    return Filtering(m, 1, _floats(bt), _floats(g), _floats(at))
+    return Line(m, 1, _floats(bt), _floats(g), _floats(at))
 
 
-def _strided(m: int, points: Sequence[float]) -> Filtering:
+def _strided(m: int, points: Sequence[float]) -> Line:
     """Stride 2: two taps on the even inputs, one on the odd."""
     bt, g, at = _toom_cook(m, 2, points)
     zero, one = Fraction(0), Fraction(1)
@@ -93,30 +139,34 @@ def _strided(m: int, points: Sequence[float]) -> Filtering:
     odd = [[one if k == 2 * i + 1 else zero for k in range(2 * m + 1)] for i in range(m)]
     weight = [[row[0], zero, row[1]] for row in g] + [[zero, one, zero] for _ in range(m)]
     output = [row + [one if i == k else zero for k in range(m)] for i, row in enumerate(at)]
-    return Filtering(m, 2, _floats(even + odd), _floats(weight), _floats(output))
+    return Line(m, 2, _floats(even + odd), _floats(weight), _floats(output))
 
 
 # Opposite points next to each other: their rows share sums. 2 and 1/2 keep the powers of large tiles small. F(4x4) has
 # half the error with 2/3 and 3/2, whose powers are nearer 1; as their product is 1, rows of BT begin and end with 1.
 _POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)
 _NEAR_ONE = (0, Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
+_TWO, _FOUR, _SIX = _dense(2, _POINTS[:3]), _dense(4, _NEAR_ONE), _dense(6, _POINTS[:7])
+_STRIDED = {m: _strided(m, _POINTS[:m]) for m in (3, 4)}
 FILTERINGS = {
     f.form: f
     for f in (
-        _dense(2, _POINTS[:3]),
-        _dense(4, _NEAR_ONE),
-        _dense(6, _POINTS[:7]),
-        _strided(3, _POINTS[:3]),
-        _strided(4, _POINTS[:4]),
+        Filtering(_TWO, _TWO),
+        Filtering(_TWO, _FOUR, 31, careful=True),
+        Filtering(_FOUR, _FOUR, 24, careful=True),
+        Filtering(_FOUR, _FOUR, 56),
+        Filtering(_SIX, _SIX),
+        *(Filtering(line, line) for line in _STRIDED.values()),
     )
 }
 
 
 def transform_weight(weight: np.ndarray, filtering: Filtering) -> np.ndarray:
-    """``G w GT`` of [O, C, 3, 3] weights: [O, C, n, n] in their dtype, computed in float64."""
-    g, points = np.array(filtering.weight), filtering.points
-    flat = weight.reshape(-1, 9).astype(np.float64) @ np.kron(g, g).T
-    return flat.astype(weight.dtype).reshape(*weight.shape[:2], points, points)
+    """``G w GT`` of [O, C, 3, 3] weights: [O, C, points of the rows, points of the columns] in their dtype, computed in
+    float64."""
+    rows, columns = (np.array(line.weight) for line in filtering.lines)
+    flat = weight.reshape(-1, 9).astype(np.float64) @ np.kron(rows, columns).T
+    return flat.astype(weight.dtype).reshape(*weight.shape[:2], len(rows), len(columns))
 
 
 # Cycles to transform one vector of channels of a tile (measured): for each coefficient that is not zero, and for each
@@ -220,7 +270,7 @@ def _estimates(
     block: int,
 ) -> Iterator[WinogradSchedule]:
     """The schedules with these blocks, for several numbers of parts."""
-    lanes, points = target.lanes(dtype), filtering.points**2
+    lanes, points = target.lanes(dtype), filtering.points
     size, hertz = dtype.itemsize, target.clock_ghz * 1e9
     in_vectors, out_vectors = -(-channels // lanes), -(-outputs // lanes)
     p = Problem(dtype, (block, 1), outputs, channels, min(lanes, channels), 1, nb)
@@ -243,7 +293,7 @@ def _estimates(
     stream = weights / rate / hertz
     streamed = products - first + (first**4 + stream**4) ** 0.25
     level = (inputs + sums > target.l1_bytes) + (inputs + sums > 0.75 * target.l2_bytes)
-    into, back = (_TERM_CYCLES * t + points * _POINT_CYCLES[level] for t in filtering.terms)
+    into, back = (_TERM_CYCLES * t + points * _POINT_CYCLES[level] for t in filtering.coefficients)
     before, after = block * in_vectors * into / hertz, block * out_vectors * back / hertz
     for groups in sorted({1, 2, 4, 8, panels}):
         if groups > panels:

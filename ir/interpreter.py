@@ -263,9 +263,7 @@ class _Run:
                 )
         return shape
 
-    def _check(
-        self, node: Node, declared: TensorType, shape: tuple[int, ...], index: int, array: np.ndarray
-    ) -> None:
+    def _check(self, node: Node, declared: TensorType, shape: tuple[int, ...], index: int, array: np.ndarray) -> None:
         dtype = float64 if self.lift and declared.dtype.is_floating_point else declared.dtype
         if array.dtype != dtype.numpy:
             raise IngotError(

@@ -27,18 +27,20 @@ class Form:
     halves: int = 2
 
 
-def _winograd(points: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
-    # [O, C, 3, 3] -> [O, C, points, points]
-    return lambda shape: (*shape[:2], *(e + (points - 3) for e in shape[2:]))
+def _winograd(rows: int, columns: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # [O, C, 3, 3] -> [O, C, rows, columns]
+    return lambda shape: (*shape[:2], shape[2] + (rows - 3), shape[3] + (columns - 3))
 
 
 FORMS: dict[str, Form] = {
-    # Minimal filtering: results along a side of a tile, and the stride.
-    "winograd2": Form(_winograd(4), 1e-6),
-    "winograd4": Form(_winograd(6), 1e-5),
-    "winograd6": Form(_winograd(8), 1e-5),
-    "winograd3s2": Form(_winograd(7), 1e-6),
-    "winograd4s2": Form(_winograd(9), 1e-5),
+    # Minimal filtering: results along the sides of a tile, the stride, and whether sums are made of short blocks.
+    "winograd2": Form(_winograd(4, 4), 1e-6),
+    "winograd2x4careful": Form(_winograd(4, 6), 1e-6),
+    "winograd4careful": Form(_winograd(6, 6), 1e-6),
+    "winograd4": Form(_winograd(6, 6), 1e-5),
+    "winograd6": Form(_winograd(8, 8), 1e-5),
+    "winograd3s2": Form(_winograd(7, 7), 1e-6),
+    "winograd4s2": Form(_winograd(9, 9), 1e-5),
     # One to three bfloat16 parts per element, for matrix tiles; the innermost blocks are 32 columns of 32.
     "bf16": Form(tuple, 4e-3, 1),
     "bf16x2": Form(tuple, 1e-5, 2),

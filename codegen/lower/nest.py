@@ -382,6 +382,7 @@ class NestEmitter:
             return
         start = b.iadd(low, full)
         if has_masks(self.builder.target) and not (isinstance(rest, int) and rest == 1):
+
             def tail() -> None:
                 self.body([self._position(bases, start, lanes, b.lanes_below(rest, lanes))])
 

@@ -109,7 +109,7 @@ class _Window:
         self.stride: Sequence[int] = attrs["stride"]
         self.padding: Sequence[tuple[int, int]] = attrs["padding"]
         self.dilation: Sequence[int] = attrs.get("dilation", (1,) * len(self.kernel))
-        self.spatial: Sequence[Extent] = (attrs["input_shape"] if node.op == "avg_pool_grad" else source.type.shape[2:])
+        self.spatial: Sequence[Extent] = attrs["input_shape"] if node.op == "avg_pool_grad" else source.type.shape[2:]
         self.dtype = compute_dtype(source.type.dtype)
 
     def element(self, pos: Position) -> None:

@@ -21,9 +21,7 @@ class Slices:
     other axes, ``at(coords, along, lanes)`` makes a position of them.
     """
 
-    def __init__(
-        self, b: LoopBuilder, extents: Extents, shape: tuple[Extent, ...], axis: int, lanes: int = 1
-    ) -> None:
+    def __init__(self, b: LoopBuilder, extents: Extents, shape: tuple[Extent, ...], axis: int, lanes: int = 1) -> None:
         self.b, self.extents, self.shape, self.axis = b, extents, shape, axis
         last = len(shape) - 1
         self.vector = last if lanes > 1 and axis != last else None

@@ -85,6 +85,7 @@ class View:
 
     def given(self, builder: LoopBuilder) -> dict[Value, Callable[[Position], Val]]:
         """The immediates, for a RegionEvaluator."""
+
         def maker(value: Value, number: float | int | bool) -> Callable[[Position], Val]:
             return lambda pos: arithmetic.constant(builder, value.dtype, number, pos.lanes)
 

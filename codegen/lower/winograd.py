@@ -20,7 +20,7 @@ from .. import contraction
 from ..contraction import Axis, Contraction, Generator, Operand, Segment
 from ..loopir import LoopBuilder, Val
 from ..schedule import upper
-from ..winograd import FILTERINGS, Filtering, Matrix, WinogradSchedule, alternatives, choose
+from ..winograd import FILTERINGS, Line, Matrix, WinogradSchedule, alternatives, choose
 from .contraction_halo import clear_halo, guarded
 from .contraction_operands import ONE, OutAxis, Placed, ints, result_operand
 from .kernel import LoweredKernel
@@ -30,15 +30,14 @@ if TYPE_CHECKING:
     from .contraction import Group
 
 AHEAD = 512  # elements: weights stream from beyond L2
-# Sums are made of shorter blocks than elsewhere where the way back multiplies their errors.
-TERMS = {"winograd4": 56}
 _AXES = (OutAxis((("image", 1),)), OutAxis(vector=True), OutAxis((("y", 1),)), OutAxis((("x", 1),)))
 
 
-def tile_halo(extent: int, padding: tuple[int, int], f: Filtering) -> tuple[int, int]:
+def tile_halo(extent: int, padding: tuple[int, int], line: Line) -> tuple[int, int]:
     """The halo that whole tiles read on one axis of ``extent`` inputs."""
-    results = (extent + sum(padding) - 3) // f.stride + 1
-    last = (-(-results // f.tile) * f.tile - 1) * f.stride + 3  # inputs from the first one read to behind the last one
+    results = (extent + sum(padding) - 3) // line.stride + 1
+    # Inputs from the first one that is read to behind the last one.
+    last = (-(-results // line.tile) * line.tile - 1) * line.stride + 3
     return padding[0], max(0, last - padding[0] - extent)
 
 
@@ -55,7 +54,7 @@ def other_schedules(group: Group, target: Target) -> tuple[WinogradSchedule, lis
     """The rule's choice for ``lower_winograd``, and what else is worth measuring."""
     w, out = group.operands[1].type, group.core.output
     f = FILTERINGS[w.layout.form]
-    rows, columns = (-(-e // f.tile) for e in ints(out.shape[2:]))
+    rows, columns = (-(-e // line.tile) for e, line in zip(ints(out.shape[2:]), f.lines, strict=True))
     outputs, channels = ints(w.shape)[:2]
     count, nb = upper(out.shape[0] * (rows * columns)), dict(w.layout.blocks)[0] // target.lanes(out.dtype)
     problem = (target, out.dtype, f, channels, outputs, count, nb)
@@ -81,7 +80,7 @@ class _Winograd:
         f = FILTERINGS.get(wt.layout.form)
         if f is None or core.attrs["stride"] != (f.stride, f.stride) or core.attrs["dilation"] != (1, 1):
             raise UnsupportedError(f"winograd: weight {wt} of {core!r} has no form for 3x3 kernels with its stride")
-        self.filtering, self.n, tile = f, f.points, f.tile
+        self.filtering, self.lines = f, f.lines
         self.x, self.w, out = Placed(xt), Placed(wt), core.output
         self.dtype, self.lanes = out.dtype, target.lanes(out.dtype)
         self.outputs, self.channels = ints(wt.shape)[:2]
@@ -92,10 +91,10 @@ class _Winograd:
         for axis, pads in enumerate(self.padding, 2):
             extent = xt.shape[axis]
             assert isinstance(extent, int)
-            need, have = tile_halo(extent, pads, f), self.x.halo[axis]
+            need, have = tile_halo(extent, pads, f.lines[axis - 2]), self.x.halo[axis]
             if have[0] < need[0] or have[1] < need[1]:
                 raise UnsupportedError(f"winograd: axis {axis} of x needs a halo of {need} elements, it has {have}")
-        self.rows, self.columns = (-(-e // tile) for e in self.extent)
+        self.rows, self.columns = (-(-e // line.tile) for e, line in zip(self.extent, f.lines, strict=True))
         self.tiles: Extent = out.shape[0] * (self.rows * self.columns)
         block = self.w.blocks[0]
         self.schedule: WinogradSchedule = schedule or choose(
@@ -110,15 +109,14 @@ class _Winograd:
         self.values = _distinct([*group.operands, *group.extras, *group.node.outputs])
         self.pointers = {v: b.buffer(v.name, v.dtype) for v in self.values}
         self.extents = Extents(b)
-        points = self.n * self.n
         # An odd number of vectors between points: the vectors of one tile go to different cache sets.
         self.v_point = (self.in_vectors * self.block | 1) * self.lanes
         self.m_point = (self.nb * self.block | 1) * self.lanes
-        self.v, self.m = b.scratch(self.dtype, points * self.v_point), b.scratch(self.dtype, points * self.m_point)
+        self.v, self.m = (b.scratch(self.dtype, f.points * size) for size in (self.v_point, self.m_point))
         self.offsets = b.scratch(dtypes.int64, self.block)
         self.result = self._result_side(_epilogue(b, self.extents, group, _AXES))
-        lines = _epilogue_lines(group, _AXES, target, self.lanes) * tile * tile
-        self.y = b.scratch(self.dtype, tile * tile * self.lanes) if lines > contraction.EPILOGUE_LINES else None
+        lines = _epilogue_lines(group, _AXES, target, self.lanes) * f.results
+        self.y = b.scratch(self.dtype, f.results * self.lanes) if lines > contraction.EPILOGUE_LINES else None
 
     def _result_side(self, epilogue: Any) -> Generator:
         """A generator that is only asked to finish vectors: addresses, epilogue and stores of the result."""
@@ -160,14 +158,14 @@ class _Winograd:
             low, high = (b.idiv(b.imul(b.iadd(part, k), self.panels), groups) for k in (0, 1))
 
             def one_panel(panel: Any) -> None:
-                b.loop(0, self.n * self.n, lambda p: self.product(p, panel))
+                b.loop(0, self.filtering.points, lambda p: self.product(p, panel))
                 self.each_tile(first, partial(self.transform_output, panel))
 
             b.loop(low, high, one_panel)
 
         b.loop(b.begin, b.end, body)
         trip = blocks * groups
-        executed = 2.0 * self.channels * self.outputs * self.n**2 * upper(self.tiles, 1 << 40)
+        executed = 2.0 * self.channels * self.outputs * self.filtering.points * upper(self.tiles, 1 << 40)
         moved = sum(float(upper(v.type.nbytes, 1 << 40)) for v in self.values)
         return LoweredKernel(
             group.node,
@@ -208,8 +206,8 @@ class _Winograd:
         Channels are the outer loop: neighbouring tiles then share cache lines of x. Tiles behind the last one
         repeat it, so that the loop has no branch.
         """
-        b, x, n = self.b, self.x, self.n
-        step = self.filtering.tile * self.filtering.stride
+        b, x, (y_line, x_line) = self.b, self.x, self.lines
+        steps = [line.tile * line.stride for line in self.lines]
         base: Extent = x.origin
         for axis in (2, 3):
             base = base - self.padding[axis - 2][0] * x.outer[axis]
@@ -218,13 +216,13 @@ class _Winograd:
         def locate(t: Any) -> None:
             place = self.place(b.imin(b.iadd(first, t), last))
             offset = b.iadd(self.extents(base), b.imul(place.image, self.extents(x.outer[0])))
-            offset = b.iadd(offset, b.imul(place.row, self.extents(step * x.outer[2])))
-            offset = b.iadd(offset, b.imul(place.column, self.extents(step * x.outer[3])))
+            offset = b.iadd(offset, b.imul(place.row, self.extents(steps[0] * x.outer[2])))
+            offset = b.iadd(offset, b.imul(place.column, self.extents(steps[1] * x.outer[3])))
             b.store(self.offsets, b.ival(offset), t)
 
         b.loop(0, self.block, locate)
         row, column = (self.extents(x.outer[axis]) for axis in (2, 3))
-        matrix = self.filtering.input
+        rows_n, columns_n = y_line.points, x_line.points
 
         def tile(source: Val, target: Val, t: Any) -> None:
             src, dst = b.at(source, b.load(self.offsets, t)), b.at(target, b.imul(t, self.lanes))
@@ -233,17 +231,17 @@ class _Winograd:
                 return b.load(src, b.iadd(b.imul(i, row), b.imul(j, column)), self.lanes)
 
             # A pass per pair of rows keeps the live values of a large tile within the registers.
-            passes = [tuple(range(n))] if n <= 4 else _pairs(matrix)
+            passes = [tuple(range(rows_n))] if rows_n * columns_n <= 16 else _pairs(y_line.input)
             for rows in passes:
-                part = tuple(matrix[i] for i in rows)
-                needed = [k for k in range(n) if any(r[k] for r in part)]
+                part = tuple(y_line.input[i] for i in rows)
+                needed = [k for k in range(rows_n) if any(r[k] for r in part)]
                 columns = []
-                for j in range(n):
-                    given: list[Val | None] = [load(k, j) if k in needed else None for k in range(n)]
+                for j in range(columns_n):
+                    given: list[Val | None] = [load(k, j) if k in needed else None for k in range(rows_n)]
                     columns.append(_rows(b, part, given))
                 for at, i in enumerate(rows):
-                    for j, value in enumerate(_rows(b, matrix, [columns[k][at] for k in range(n)])):
-                        b.store(dst, value, (i * n + j) * self.v_point)
+                    for j, value in enumerate(_rows(b, x_line.input, [column[at] for column in columns])):
+                        b.store(dst, value, (i * columns_n + j) * self.v_point)
 
         def channels(c: Any) -> None:
             source = b.at(self.pointers[self.group.operands[0]], b.imul(c, self.extents(x.outer[1])))
@@ -275,7 +273,7 @@ class _Winograd:
             Operand(0, {"cb": self.lanes * width, "c": width}, 0, self.lanes, 1, padded=True),
             (Operand(0, {"t": self.lanes}, 0, stride, 1, padded=True),),
             ahead=AHEAD,
-            terms=TERMS.get(self.filtering.form, contraction.BLOCK),
+            terms=self.filtering.terms_of_sum(self.channels),
         )
 
         a = b.at(self.v, b.imul(point, self.v_point))
@@ -286,16 +284,16 @@ class _Winograd:
 
     def transform_output(self, panel: Any, t: Any, place: _Place) -> None:
         """``AT M A`` of one tile and panel, through the epilogue to the result."""
-        b, g, m, n = self.b, self.result, self.filtering.tile, self.n
+        b, g, (y_line, x_line) = self.b, self.result, self.lines
         at = {"image": place.image, "panel": panel, "chunk": 0}
         ptrs = []
         for pointer, o in g.operands()[2:]:
-            start = g.move(g.start(pointer, o, at), o, "y", b.imul(place.row, m))
-            ptrs.append(g.move(start, o, "x", b.imul(place.column, m)))
+            start = g.move(g.start(pointer, o, at), o, "y", b.imul(place.row, y_line.tile))
+            ptrs.append(g.move(start, o, "x", b.imul(place.column, x_line.tile)))
         outs, extras = ptrs[: len(g.spec.outs)], ptrs[len(g.spec.outs) :]
         left = b.isub(self.outputs, b.imul(panel, self.nb * self.lanes)) if self.outputs % self.lanes else None
         exists = [self._exists(place, axis) for axis in (0, 1)]
-        matrix = self.filtering.output
+        m, rows_n, columns_n = y_line.tile, y_line.points, x_line.points
 
         def vector(j: Any) -> None:
             src = b.at(self.m, b.imul(b.iadd(b.imul(j, self.block), t), self.lanes))
@@ -303,16 +301,16 @@ class _Winograd:
             loaded: dict[tuple[Any, ...], Val] = {}
             # Even rows of a large tile need sums of opposite points and odd rows their differences; apart, the live
             # values stay within the registers.
-            passes = [range(m)] if m * n <= 24 else [range(0, m, 2), range(1, m, 2)]
+            passes = [range(m)] if m * columns_n <= 24 else [range(0, m, 2), range(1, m, 2)]
             for rows in passes:
-                part, columns = tuple(matrix[i] for i in rows), []
-                for k in range(n):
-                    given = [b.load(src, (i * n + k) * self.m_point, self.lanes) for i in range(n)]
+                part, columns = tuple(y_line.output[i] for i in rows), []
+                for k in range(columns_n):
+                    given = [b.load(src, (i * columns_n + k) * self.m_point, self.lanes) for i in range(rows_n)]
                     columns.append(_columns(b, part, given))
                 for number, i in enumerate(rows):
-                    for k, value in enumerate(_columns(b, matrix, [column[number] for column in columns])):
+                    for k, value in enumerate(_columns(b, x_line.output, [column[number] for column in columns])):
                         if self.y is not None:
-                            b.store(self.y, value, (i * m + k) * self.lanes)
+                            b.store(self.y, value, (i * x_line.tile + k) * self.lanes)
                             continue
                         conditions = [c for c in (exists[0][i], exists[1][k]) if c is not None]
                         # What is loaded under a condition does not exist outside it.
@@ -339,23 +337,23 @@ class _Winograd:
 
     def _finish_in_loops(self, outs: list[Val], extras: list[Val], place: _Place, j: Any, mask: Val | None) -> None:
         """One copy of a long epilogue for all results of a tile."""
-        b, m = self.b, self.filtering.tile
+        b = self.b
         assert self.y is not None
         y = self.y
         high = [
-            b.imin(m, b.isub(e, b.imul(index, m)))
-            for e, index in zip(self.extent, (place.row, place.column), strict=True)
+            b.imin(line.tile, b.isub(e, b.imul(index, line.tile)))
+            for e, index, line in zip(self.extent, (place.row, place.column), self.lines, strict=True)
         ]
 
         def one(i: Any, k: Any) -> None:
-            value = b.load(y, b.imul(b.iadd(b.imul(i, m), k), self.lanes), self.lanes)
+            value = b.load(y, b.imul(b.iadd(b.imul(i, self.lines[1].tile), k), self.lanes), self.lanes)
             self.result.finish_vector(outs, extras, (i, k), j, mask, value, {})
 
         b.loop(0, high[0], lambda i: b.loop(0, high[1], lambda k: one(i, k)))
 
     def _exists(self, place: _Place, axis: int) -> list[Val | None]:
         """Per result of a tile along ``axis``: the condition under which it exists, None for always."""
-        b, m, extent = self.b, self.filtering.tile, self.extent[axis]
+        b, m, extent = self.b, self.lines[axis].tile, self.extent[axis]
         index = (place.row, place.column)[axis]
         inside = extent % m or m
         return [None if i < inside else b.icmp("lt", b.iadd(b.imul(index, m), i), extent) for i in range(m)]

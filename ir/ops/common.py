@@ -215,9 +215,7 @@ def extent_scalar(g: GraphBuilder, extent: Extent, dtype: DType) -> Value:
     return g.cast(g.reshape(last, shape=()), dtype=dtype)
 
 
-def shift(
-    g: GraphBuilder, x: Value, axis: int, distance: int, *, fill: float, reverse: bool = False
-) -> Value:
+def shift(g: GraphBuilder, x: Value, axis: int, distance: int, *, fill: float, reverse: bool = False) -> Value:
     """``x`` moved by ``distance`` towards higher (lower, if ``reverse``) indices along ``axis``, ``fill`` moved in."""
     amount = tuple(distance if a == axis else 0 for a in range(x.type.rank))
     none = (0,) * x.type.rank

@@ -178,8 +178,10 @@ def _shift(name: str) -> Any:
         inside = (b >= 0) & (b < bits)
         if name == "left":
             return np.where(inside, function(a, np.where(inside, b, 0)), 0)
-        return function(a, np.where(inside, b, bits - 1)) if a.dtype.kind == "i" else np.where(
-            inside, function(a, np.where(inside, b, 0)), 0
+        return (
+            function(a, np.where(inside, b, bits - 1))
+            if a.dtype.kind == "i"
+            else np.where(inside, function(a, np.where(inside, b, 0)), 0)
         )
 
     return shift

@@ -64,9 +64,7 @@ def _vjp(rule: Rule) -> Vjp:
             return [None] * len(node.inputs)
         found = rule(g, *node.inputs, node.output, dy, **node.attrs)
         found = found if isinstance(found, tuple) else (found,)
-        return [
-            None if d is None else unbroadcast(g, d, v.type) for d, v in zip(found, node.inputs, strict=True)
-        ]
+        return [None if d is None else unbroadcast(g, d, v.type) for d, v in zip(found, node.inputs, strict=True)]
 
     return vjp
 
@@ -375,9 +373,7 @@ _unary(
 
 # -- arithmetic, two operands -------------------------------------------------------------------------
 _NO_BOOL = "use logical_or, logical_and or logical_xor on bools, or cast them"
-_binary(
-    "add", np.add, lambda g, a, b, y, dy: (dy, dy), "a + b", hint=_NO_BOOL, commutative=True
-)
+_binary("add", np.add, lambda g, a, b, y, dy: (dy, dy), "a + b", hint=_NO_BOOL, commutative=True)
 _binary("sub", np.subtract, lambda g, a, b, y, dy: (dy, g.neg(dy)), "a - b", hint=_NO_BOOL)
 _binary(
     "mul", np.multiply, lambda g, a, b, y, dy: (g.mul(dy, b), g.mul(dy, a)), "a * b", hint=_NO_BOOL, commutative=True

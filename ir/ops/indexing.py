@@ -250,7 +250,10 @@ register(
         reference=_pad,
         fusion=Fusion.INDEX,
         attrs={
-            "low": Attr("extents"), "high": Attr("extents"), "interior": Attr("extents"), "value": Attr("scalar", 0)
+            "low": Attr("extents"),
+            "high": Attr("extents"),
+            "interior": Attr("extents"),
+            "value": Attr("scalar", 0),
         },
         vjp=_pad_vjp,
         doc="low and high elements of value put around x and interior ones between neighbours, per axis",

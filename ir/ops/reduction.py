@@ -154,9 +154,7 @@ def _others_along(g: GraphBuilder, x: Value, axis: int) -> Value:
     row = g.iota(shape=(extent, 1), axis=0, dtype=int64)
     column = g.iota(shape=(1, extent), axis=1, dtype=int64)
     moved = g.permute(x, dims=(*(a for a in range(rank) if a != axis), axis))
-    pairs = g.expand(
-        g.reshape(moved, shape=(*moved.shape[:-1], 1, extent)), shape=(*moved.shape[:-1], extent, extent)
-    )
+    pairs = g.expand(g.reshape(moved, shape=(*moved.shape[:-1], 1, extent)), shape=(*moved.shape[:-1], extent, extent))
     others = g.prod(g.where(g.eq(row, column), scalar(g, 1, x), pairs), axes=(rank,), keepdims=False)
     back = list(range(rank - 1))
     back.insert(axis, rank - 1)
@@ -229,9 +227,7 @@ def _arg_op(name: str, fn: Callable[..., Any], doc: str) -> OpDef:
     def reference(x: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
         return np.asarray(fn(x, axis=axis, keepdims=keepdims)).astype(np.int64, copy=False)
 
-    return register(
-        OpDef(name, infer=infer, reference=reference, fusion=Fusion.OPAQUE, attrs=_AXIS_ATTRS, doc=doc)
-    )
+    return register(OpDef(name, infer=infer, reference=reference, fusion=Fusion.OPAQUE, attrs=_AXIS_ATTRS, doc=doc))
 
 
 _arg_op("argmax", np.argmax, "index of the first largest element along axis; the first NaN if there is one")
