@@ -25,7 +25,7 @@ _EXACT = ("winograd2", "winograd3s2")
 _FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2")
 _LARGE_TILE = 1.1  # F(6x6) is twice as inexact as F(4x4) and wastes more at edges: it has to be clearly faster
 # Channels from which these err no more than a float32 kernel that adds up the same products one by one.
-_LONG_SUM = {"winograd2x4careful": 32, "winograd4careful": 128, "winograd4": 224}
+_LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128}
 WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
 
 

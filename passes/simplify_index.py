@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ..ir import registry
 from ..ir.builder import GraphBuilder
 from ..ir.dims import Extent
 from ..ir.graph import Node, Value
+from ..ir.ops.bands import Bands
+from ..ir.ops.resampling import emit_resample
 from ..ir.registry import Fusion
 from .rewrite import RuleSet, producer, single_use
 
@@ -126,6 +130,37 @@ def _move_splat(b: GraphBuilder, node: Node) -> Value | None:
     x = inner.inputs[0]
     x = x if x.shape == () else b.reshape(x, shape=())
     return x if node.output.shape == () else b.expand(x, shape=node.output.shape)
+
+
+@INDEX_RULES.add("reshape(expand(reshape(x))) = resample(x)", "reshape", "exact; elements repeated along spatial axes")
+def _repeat(b: GraphBuilder, node: Node) -> Value | None:
+    """Enlarging images by views and a copy is nearest-neighbour resampling, which keeps blocked layouts."""
+    wide = producer(node.inputs[0], "expand")
+    inner = producer(wide.inputs[0], "reshape") if wide is not None else None
+    if wide is None or inner is None:
+        return None
+    x, narrow, full = inner.inputs[0], list(inner.output.shape), list(wide.output.shape)
+    if x.type.rank != node.output.type.rank or len(narrow) != len(full):
+        return None
+    factors: list[int] = []
+    for axis, (before, after) in enumerate(zip(x.shape, node.output.shape, strict=True)):
+        if not narrow or narrow.pop(0) != before or full.pop(0) != before:
+            return None
+        factors.append(1)
+        if before == after:
+            continue
+        times = full.pop(0) if narrow and narrow.pop(0) == 1 else None
+        if axis < 2 or not isinstance(before, int) or not isinstance(times, int) or before * times != after:
+            return None
+        factors[-1] = times
+    if narrow or max(factors) < 2:
+        return None
+    for axis, times in enumerate(factors):
+        if times > 1:
+            extent = x.shape[axis]
+            assert isinstance(extent, int)
+            x = emit_resample(b, x, axis, Bands(np.repeat(np.arange(extent), times), np.ones((1, extent * times))))
+    return x
 
 
 # -- flip -------------------------------------------------------------------------------------------

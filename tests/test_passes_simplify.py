@@ -52,6 +52,10 @@ def cut(b: Any, x: Any, starts: Sequence[Any], stops: Sequence[Any], steps: Sequ
     return b.slice(x, starts=tuple(starts), stops=tuple(stops), steps=tuple(steps))
 
 
+def repeated(b: Any, x: Any, narrow: Sequence[Any], wide: Sequence[Any], shape: Sequence[Any]) -> Any:
+    return b.reshape(b.expand(b.reshape(x, shape=tuple(narrow)), shape=tuple(wide)), shape=tuple(shape))
+
+
 BOOL = TensorType(bool_, (4,))
 E = Example
 EXAMPLES = [
@@ -129,6 +133,12 @@ EXAMPLES = [
     E("move(f(undo(x), c)) = f(x, c)",
       lambda b, x: b.reshape(b.relu(b.reshape(x, shape=(6,))), shape=(2, 3)), "relu", [(2, 3)]),
     E("expand(x, its own shape) = x", lambda b, x: b.exp(b.expand(x, shape=V)), "exp"),
+    E("reshape(expand(reshape(x))) = resample(x)",
+      lambda b, x: repeated(b, x, (2, 3, 2, 1, 3, 1), (2, 3, 2, 4, 3, 2), (2, 3, 8, 6)), "resample resample",
+      [(2, 3, 2, 3)]),
+    E("reshape(expand(reshape(x))) = resample(x)",
+      lambda b, x: repeated(b, x, (N.expr, 3, 1, 1), (N.expr, 3, 1, 5), (N.expr, 3, 5)), "resample",
+      [(N, 3, 1)], int32),
     E("expand(expand(x)) = expand(x)", lambda b, x: b.expand(b.expand(x, shape=(2, 3)), shape=(4, 2, 3)), "expand",
       [(2, 1)]),
     E("move(expand(x)) = expand(x), x of one element",
@@ -228,6 +238,9 @@ KEPT: dict[str, tuple[Callable[..., Any], Sequence[Any], DType]] = {
     "slice across a seam": (lambda b, x, y: cut(b, b.concat(x, y, axis=0), (1,), (4,), (1,)), [(2,), (7,)], float32),
     "concat on another axis": (lambda b, x, y, z: b.concat(b.concat(x, y, axis=0), z, axis=1),
                                [(1, 2), (1, 2), (2, 2)], float32),
+    "tiles, not repetitions": (
+        lambda b, x: repeated(b, x, (2, 3, 1, 2), (2, 3, 4, 2), (2, 3, 8)), [(2, 3, 2)], float32),
+    "repeated channels": (lambda b, x: repeated(b, x, (2, 3, 1, 4), (2, 3, 2, 4), (2, 6, 4)), [(2, 3, 4)], float32),
     "flip of a real axis": (lambda b, x: b.flip(x, axes=(0,)), [V], float32),
     "sum over a symbolic axis": (lambda b, x: b.sum(x, axes=(0,)), [(N, 3)], float32),
     "logical_not of a float, twice": (lambda b, x: b.logical_not(b.logical_not(x)), [V], float32),

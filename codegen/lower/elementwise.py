@@ -120,10 +120,12 @@ def _split(view: View) -> list[Split]:
 def _concat_parts(view: View, r: Result) -> list[tuple[Value, tuple[Extent, ...]]] | None:
     """Operands and places of a concatenation that can be copied one by one."""
     node = r.inner.producer
-    if r.inner in view.stored or node is None or node.op != "concat" or r.outer.type.layout.has_halo:
+    if r.inner in view.stored or node is None or node.op != "concat":
         return None
-    axis = node.attrs["axis"]
-    block = dict(r.outer.type.layout.blocks).get(axis, 1)
+    axis, layout = node.attrs["axis"], r.outer.type.layout
+    block = dict(layout.blocks).get(axis, 1)
+    if layout.halo and any(layout.halo[axis]):
+        return None
     out = []
     start: Extent = 0
     for k, v in enumerate(node.inputs):
