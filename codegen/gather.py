@@ -143,7 +143,7 @@ def _schedules(target: Target, c: Convolution) -> Iterator[GatherSchedule]:
     variant = replace(usual, reason=f"{size} positions share the weights; a variant of the rule's choice")
     if usual.whole or size * lines * lanes * c.dtype.itemsize <= target.l2_bytes:
         yield replace(variant, whole=not usual.whole)
-    if usual.parts * 2 <= max(1, panels * c.nb // 8):
+    if usual.parts * 2 <= _most_parts(panels * c.nb):
         yield replace(variant, parts=usual.parts * 2)
     product = Problem(c.dtype, (size, 1), c.nb * lanes, step * lanes, step * lanes, 1, c.nb)
     tiles = [s for s in scheduling.alternatives(target, product) if s.tile != usual.product.tile]
@@ -162,7 +162,7 @@ def _schedule(target: Target, c: Convolution, count: int, high: int, step: int) 
     whole = size * lines * lanes * item <= 0.4 * target.l2_bytes
     totals = 0 if whole else size * c.nb * lanes * item
     parts = max(-(-panels * totals // (target.l2_bytes // 4)), -(-_ITERATIONS // max(blocks, 1)))
-    parts = min(parts, max(1, panels * c.nb // 8))
+    parts = min(parts, _most_parts(panels * c.nb))
     p = Problem(c.dtype, (size, 1), c.nb * lanes, step * lanes, step * lanes, 1, c.nb)
     s = replace(scheduling.choose(target, p), chunk=size)
     products = blocks * panels * (lines / step) * scheduling.estimate(target, p, s)
@@ -174,6 +174,11 @@ def _schedule(target: Target, c: Convolution, count: int, high: int, step: int) 
     ordinary = ordinary_seconds(target, c)
     reason = f"{size} positions share the weights; est. {seconds * 1e6:.0f} us, in place {ordinary * 1e6:.0f} us"
     return GatherSchedule(count, high, step, parts, whole, s, seconds, reason)
+
+
+def _most_parts(vectors: int) -> int:
+    """Parallel parts of so many vectors of output channels; every part gathers the rows again."""
+    return max(1, vectors // 5)
 
 
 def _divisors(n: int) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from contraction_harness import Compiled, execute, random_arrays, runnable_targets
+from ingot.codegen.host import target_named
 from ingot.codegen.layouts import layout_choices
 from ingot.codegen.lower import chain, chain_plan
 from ingot.ir import dtypes
@@ -108,11 +109,21 @@ def test_chain_against_reference(target, name) -> None:
 def test_bands_and_strips_of_one_image(monkeypatch) -> None:
     target = replace(TARGETS[-1], l2_bytes=60_000)
     monkeypatch.setattr(chain_plan, "MOST_REPEATED", 1.0)
-    monkeypatch.setattr(chain_plan, "STRIPS", 3)
+    monkeypatch.setattr(chain_plan, "_waiting", lambda height, strip, images: 1 + abs(-(-height // strip) - 3))
     shape, stages = (1, 8, 31, 13), [(40, *POINT), DEPTH, (16, *POINT)]
     _, plan = chain_plan.plan_chain(conv_chain(target, shape, stages), target)
     assert plan.strips == 3 and plan.bands > 1
     check(target, conv_chain(target, shape, stages, halo=1, residual=True))
+
+
+def test_strips_leave_no_thread_waiting() -> None:
+    assert chain_plan._waiting(56, 14, 1) < chain_plan._waiting(56, 8, 1) < chain_plan._waiting(56, 20, 1)
+    assert chain_plan._waiting(56, 56, 32) == pytest.approx(1.0)  # images are strips enough
+    target = target_named("x86-64-avx512")
+    _, plan = chain_plan.plan_chain(conv_chain(target, (1, 24, 56, 56), [(144, *POINT), DEPTH, (24, *POINT)]), target)
+    strip = plan.rows * plan.bands
+    rows = [min(strip, 56 - start) for start in range(0, 56, strip)]
+    assert len(rows) > 1 and max(sum(rows[::2]), sum(rows[1::2])) <= 31
 
 
 @pytest.mark.parametrize("dtype", [dtypes.float64, dtypes.float16, dtypes.bfloat16], ids=lambda d: d.name)

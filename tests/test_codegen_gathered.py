@@ -124,6 +124,14 @@ def test_same_bits_for_every_split(target: Target) -> None:
     assert all((r == results[0]).all() for r in results[1:])
 
 
+def test_one_image_of_few_pixels_is_work_for_several_threads() -> None:
+    target = runnable_targets()[-1]
+    lanes = target.lanes(dtypes.float32)
+    node = conv(target, (1, 60 * lanes, 7, 7), 10 * lanes, (1, 1))
+    schedule = plan_gathered(group_of(node), target)
+    assert schedule is not None and schedule.parts >= 2
+
+
 def test_error_is_that_of_short_sums() -> None:
     """Sums are made of blocks: 4608 terms are as exact as the ordinary kernel's."""
     target = runnable_targets()[-1]

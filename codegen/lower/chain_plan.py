@@ -25,7 +25,9 @@ from . import arithmetic
 L2_RATE, L3_RATE, MEMORY_RATE = 16.0, 8.0, 4.0
 SCRATCH_SHARE = 0.45  # of L2, for the bands; weights, the input and the result need the rest
 FMA_SHARE, DEPTHWISE_SHARE = 0.8, 0.6  # of the FMA rate, for kernels whose operands are near
-STRIPS = 8  # wished parallel iterations
+STRIPS = 8  # usual parallel iterations of one image; up to twice as many
+_THREADS = {2: 0.8, 4: 0.15, 8: 0.05}  # for which strips are balanced, and how much each counts
+_MANY = 16  # images from which on it makes no difference
 MOST_REPEATED = 0.08  # share of the work that may be done twice so that strips are independent
 GAIN = 0.97  # a chain has to take less than this share of the time of its parts
 
@@ -247,21 +249,24 @@ def _strips(stages: list[Stage], rows: int, lanes: int, target: Target, wanted: 
     images = stages[-1].core.output.shape[0]
     height = upper(stages[-1].core.output.shape[2])
     work = [s.flops / _rate(s, target, lanes) for s in stages]
-    wanted = wanted or max(1, -(-STRIPS // max(1, bounds(images)[0])))
 
     def repeated(strips: int, bands: tuple[Band, ...]) -> float:
         """Seconds per image of rows that neighbouring strips both compute."""
         return sum((strips - 1) * b.kept / b.height * t for b, t in zip(bands, work[:-1], strict=True))
 
-    while True:  # fewer strips until the repeated work is small
-        size = min(rows, -(-height // wanted))
-        count = -(-height // size)
-        per_strip = -(-count // wanted)
-        strips = -(-count // per_strip)
+    found: list[tuple[float, int, int, int, tuple[Band, ...]]] = []
+    for count in range(1, min(height, wanted or 2 * STRIPS) + 1):
+        per_strip = -(-height // (count * rows))
+        size = -(-height // (count * per_strip))
+        strips = -(-height // (size * per_strip))
         bands = bands_of(stages, size, lanes)
-        if strips == 1 or repeated(strips, bands) <= MOST_REPEATED * sum(work):
-            break
-        wanted = strips - 1
+        again = repeated(strips, bands)
+        if strips == 1 or again <= MOST_REPEATED * sum(work):
+            kept = sum(b.nbytes * b.kept / b.rows for b in bands)  # moved to the top of every band but a strip's first
+            moves = 2.0 * strips * (per_strip - 1) * kept / (L2_RATE * target.clock_ghz * 1e9)
+            waits = 1.0 if wanted else _waiting(height, size * per_strip, max(1, bounds(images)[0]))
+            found.append(((sum(work) + again + moves) * waits, size, per_strip, strips, bands))
+    _, size, per_strip, strips, bands = found[-1] if wanted else min(found, key=lambda f: f[0])
     between = sum(2.0 * upper(s.core.output.shape[1]) * b.height * upper(b.type.shape[3]) * b.type.dtype.itemsize
                   for s, b in zip(stages, bands, strict=False))  # fmt: skip
     first, last = stages[0].core.inputs[0], stages[-1]
@@ -275,6 +280,19 @@ def _strips(stages: list[Stage], rows: int, lanes: int, target: Target, wanted: 
         moved = _bytes(s.core.inputs[0]) + (_bytes(s.core.output) if i + 1 < len(stages) else outside - _bytes(first))
         apart += moved / (_level(moved, target) * clock)
     return ChainPlan(size, per_strip, strips, bands, fused, apart)
+
+
+def _waiting(height: int, strip: int, images: int) -> float:
+    """What threads that have no strip left wait, as a factor of the time; the usual numbers of threads count most."""
+    sizes = [min(strip, height - start) for start in range(0, height, strip)] * min(images, _MANY)
+
+    def longest(threads: int) -> int:
+        taken = [0] * threads
+        for size in sizes:
+            taken[taken.index(min(taken))] += size
+        return max(taken)
+
+    return sum(share * longest(t) * t for t, share in _THREADS.items()) / sum(sizes)
 
 
 def _rate(stage: Stage, target: Target, lanes: int) -> float:
