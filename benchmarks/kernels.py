@@ -1,7 +1,7 @@
 """Contraction kernels on one thread: GFLOP/s and share of the FMA rate measured in the same process.
 
     python benchmarks/kernels.py [filter]                      single operators
-    python benchmarks/kernels.py filter --forms                in every layout and form that float32-fast admits
+    python benchmarks/kernels.py filter --forms                in every layout and form that float32 or -fast admits
     python benchmarks/kernels.py --models all --batch 1 16     every distinct contraction kernel of the benchmark models
 
 The kernels of a model are those that ``ingot.compile`` makes, epilogues included, listed by lost time: time in the
@@ -306,18 +306,23 @@ def with_choice(node: Node, target: Target, choice: int, precision: str = "float
 
 
 def compare_forms(name: str, make: Callable[[], Node], target: Target, peak: FmaLoop, seconds: float) -> None:
-    """An operator in every choice of float32-fast but all-dense, best estimate first."""
-    for i, choice in enumerate(layout_choices(make(), target, "float32-fast")):
-        if choice.inputs[0].is_dense:
-            continue
-        kernel = table.lower(with_choice(make(), target, i, "float32-fast"), target)
-        found = measure(name, kernel, target, peak, seconds)
+    """An operator in every choice of float32 and float32-fast but all-dense, best estimate first."""
+    found = [
+        (choice, precision, i)
+        for precision in ("float32", "float32-fast")
+        for i, choice in enumerate(layout_choices(make(), target, precision))
+        if not choice.inputs[0].is_dense
+    ]
+    different = {(c.inputs, c.outputs): (c, precision, i) for c, precision, i in reversed(found)}
+    for choice, precision, i in sorted(different.values(), key=lambda f: f[0].cost):
+        kernel = table.lower(with_choice(make(), target, i, precision), target)
+        measured = measure(name, kernel, target, peak, seconds)
         core, form = make(), next((x.form for x in choice.inputs if x.form), "direct")
         products = int(np.prod(core.output.shape)) * int(np.prod(core.inputs[1].shape[1:]))
         print(
-            f"{name:26} {form:12} {found.seconds * 1e6:9.1f} us (estimate {choice.cost * 1e6:9.1f}), effective "
-            f"{2e-9 * products / found.seconds:6.1f} GFLOP/s, {'~' if not found.sure else ' '}"
-            f"{2e-7 * products / found.seconds / found.peak:3.0f}% of the FMA rate",
+            f"{name:26} {form:18} {measured.seconds * 1e6:9.1f} us (estimate {choice.cost * 1e6:9.1f}), effective "
+            f"{2e-9 * products / measured.seconds:6.1f} GFLOP/s, {'~' if not measured.sure else ' '}"
+            f"{2e-7 * products / measured.seconds / measured.peak:3.0f}% of the FMA rate",
             flush=True,
         )
 
@@ -385,7 +390,9 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="batch sizes (with --models)")
     parser.add_argument("--choice", type=int, default=0, help="layout choice of single operators, best first")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of single operators")
-    parser.add_argument("--forms", action="store_true", help="single operators in every form that float32-fast admits")
+    parser.add_argument(
+        "--forms", action="store_true", help="single operators in every admitted form"
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="longest time per kernel")
     parser.add_argument("--depthwise", action="store_true", help="list depthwise convolutions of models too")
     parser.add_argument("--brief", action="store_true", help="no schedules")

@@ -23,7 +23,6 @@ Pairs = Sequence[tuple[int, int]]
 # Minimal filtering whose error each precision admits.
 _EXACT = ("winograd2", "winograd3s2")
 _FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2")
-_LARGE_TILE = 1.1  # F(6x6) is twice as inexact as F(4x4) and wastes more at edges: it has to be clearly faster
 # Channels from which these err no more than a float32 kernel that adds up the same products one by one.
 _LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128}
 WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
@@ -160,7 +159,7 @@ def _winograd(node: Node, target: Target, forms: Sequence[str]) -> list[LayoutCh
         )
         packed = Layout(order=(0, 2, 3, 1), blocks=((0, lanes * s.product.nb),), form=f.form)
         given, out = Layout(blocks=((1, lanes),), halo=halo), Layout(blocks=((1, lanes),))
-        found.append(LayoutChoice((given, packed), (out,), s.seconds * (_LARGE_TILE if f.rows.tile > 4 else 1), str(s)))
+        found.append(LayoutChoice((given, packed), (out,), s.seconds, str(s)))
     return found
 
 
