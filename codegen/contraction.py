@@ -4,7 +4,7 @@ A contraction computes ``out[outer, m0, m1, n] = sum_k A[outer, m, k] * B[outer,
 data: axes with extents, and per operand an affine element offset (a base plus a stride per axis). Matrix
 products, convolutions of every kind and their gradients differ in those index maps only. The register
 tile holds ``tile[0] x tile[1]`` rows of ``nb`` vectors; A is loaded as scalars and broadcast (or as vectors,
-for depthwise convolutions), B as vectors along n.
+for depthwise convolutions), B as vectors along n. B may move along m too (``B[outer, m0, n, k]``: rows of an image).
 """
 
 from __future__ import annotations
@@ -94,6 +94,11 @@ class Contraction:
     @property
     def vector_a(self) -> bool:
         return self.a.lane != 0
+
+    @property
+    def rows_of_b(self) -> bool:
+        """Whether the outer m axis moves along B, which the rows of a tile that lie along the inner one share."""
+        return self.b.stride(self.m[0].name) != 0
 
 
 @dataclass(frozen=True)

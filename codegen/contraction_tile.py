@@ -13,7 +13,7 @@ from .loopir import Val
 from .schedule import upper
 
 if TYPE_CHECKING:
-    from .contraction import Axis, Generator
+    from .contraction import Axis, Generator, Operand
 
 BLOCK = 192  # terms that are added before the sum goes to a total
 
@@ -85,6 +85,18 @@ class Tile:
     def __init__(self, g: Generator, rows: list[tuple[int, int]], nb: int, masks: list[Val | None]) -> None:
         self.g, self.b, self.rows, self.nb, self.masks = g, g.b, rows, nb, masks
         self.row_offsets = [g.row_offset(g.spec.a, row) for row in rows]
+        # Rows by the element of A that they share, and what they add to the offset in B.
+        self.sharing: dict[tuple[int, ...], list[int]] = {}
+        self.b_offsets: dict[tuple[int, ...], Any] = {}
+        self.b_of_row = [self._along(g.spec.b, row) for row in rows]
+        for i, row in enumerate(rows):
+            self.sharing.setdefault(self._along(g.spec.a, row), []).append(i)
+            if self.b_of_row[i] not in self.b_offsets:
+                self.b_offsets[self.b_of_row[i]] = g.row_offset(g.spec.b, row)
+
+    def _along(self, o: Operand, row: tuple[int, int]) -> tuple[int, ...]:
+        """What of ``row`` tells apart the elements of ``o``."""
+        return tuple(at if o.stride(axis.name) != 0 else 0 for at, axis in zip(row, self.g.spec.m, strict=True))
 
     def reduce(self, axes: tuple[Axis, ...], pa: Val, pb: Val, sums: list[Val]) -> list[Val]:
         g, b = self.g, self.b
@@ -140,6 +152,8 @@ class Tile:
 
     def step(self, pa: Val, pb: Val, ua: Any, ub: Any, sums: list[Val]) -> list[Val]:
         g, b, spec = self.g, self.b, self.g.spec
+        if len(self.b_offsets) > 1:
+            return self.step_of_rows(pa, pb, ua, ub, sums)
         vectors = [g.load_vector(pb, spec.b, ub, j, self.masks[j]) for j in range(self.nb)]
         if spec.ahead:
             for j in range(self.nb):
@@ -155,6 +169,22 @@ class Tile:
             a = b.splat(b.load(pa, offset), g.lanes)
             for j in range(self.nb):
                 out[i * self.nb + j] = b.op("fma", a, vectors[j], sums[i * self.nb + j])
+        return out
+
+    def step_of_rows(self, pa: Val, pb: Val, ua: Any, ub: Any, sums: list[Val]) -> list[Val]:
+        """``step`` where vectors of B belong to some rows and elements of A are shared by others."""
+        g, b, spec = self.g, self.b, self.g.spec
+        vectors = {
+            key: [g.load_vector(pb, spec.b, b.iadd(ub, offset), j, self.masks[j]) for j in range(self.nb)]
+            for key, offset in self.b_offsets.items()
+        }
+        out = list(sums)
+        for rows in self.sharing.values():  # one element of A at a time: the sums leave few registers
+            a = b.splat(b.load(pa, b.iadd(self.row_offsets[rows[0]], ua)), g.lanes)
+            for i in rows:
+                for j in range(self.nb):
+                    at = i * self.nb + j
+                    out[at] = b.op("fma", a, vectors[self.b_of_row[i]][j], sums[at])
         return out
 
     def written_out(self, axes: tuple[Axis, ...], pa: Val, pb: Val, sums: list[Val]) -> list[Val]:

@@ -7,13 +7,16 @@ from math import prod
 
 from ..ir.dims import product
 from ..ir.graph import Node
-from ..ir.kernels import LayoutChoice
+from ..ir.kernels import CAST_BYTES_PER_SECOND, LayoutChoice
 from ..ir.layout import DENSE, Layout
 from ..ir.target import Target
 from . import gather, winograd
 from . import schedule as scheduling
 from .contraction import compute
+from .loopir import contiguous_loads
 from .lower.contraction_gradients import MOST_PARTS, axis_phases, runs, transpose_halo
+from .lower.contraction_operands import Placed
+from .lower.contraction_pixels import reads_in_place
 from .lower.winograd import tile_halo
 from .schedule import Problem, upper
 from .tile_layouts import tile_choices
@@ -108,8 +111,34 @@ def _conv(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
     exact, channels = precision == "float32", upper(w.shape[1])
     forms = [f for f in WINOGRAD_FORMS[precision] if not (exact and channels < _LONG_SUM.get(f, 0))]
     choices += _winograd(node, target, forms)
-    choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, per_group))
+    pixels = _pixels(node, target)
+    choices += [pixels] if pixels is not None else []
+    if pixels is None or halo:
+        choices.append(_dense(node, target, 2.0 * upper(product(y.shape), 1 << 40) * k, per_group))
     return choices
+
+
+def _pixels(node: Node, target: Target) -> LayoutChoice | None:
+    """Everything dense and x read in place, pixels along the lanes: no lane is lost to few output channels."""
+    x, w = node.inputs
+    y, groups, taps = node.output, node.attrs["groups"], [upper(e) for e in w.shape[2:]]
+    halo = _frame(x.type.rank, node.attrs["padding"])
+    given = Layout(halo=halo)
+    if not reads_in_place(node, Placed(x.type.with_layout(given)), target):
+        return None
+    lanes = target.lanes(compute(y.dtype))
+    lines = [y.shape[0], *y.shape[2:-1]]
+    per_group, channels = upper(w.shape[0]) // groups, upper(w.shape[1])
+    repeat = upper(product(lines[:-1])) * groups
+    inner = next((e for e in reversed(taps) if e != 1), channels)
+    loads = contiguous_loads(node.attrs["stride"][-1], lanes)
+    k = channels * prod(taps)
+    p = Problem(y.dtype, (lines[-1], per_group), y.shape[-1], k, inner, repeat, loads=loads, rows_of_b=True)
+    cost, _ = _seconds(target, p)
+    # Whoever reads whole vectors of channels wants them in blocks.
+    blocking = 2.0 * upper(y.type.nbytes, 1 << 40) / CAST_BYTES_PER_SECOND if upper(y.shape[1]) >= lanes else 0.0
+    why = "dense, pixels along the lanes"
+    return LayoutChoice((given, DENSE), (DENSE,), cost * repeat + blocking, why)
 
 
 def _blocked_seconds(node: Node, target: Target, nb: int, plain: bool) -> float:

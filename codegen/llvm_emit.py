@@ -12,7 +12,7 @@ from typing import Any
 
 from ..ir import dtypes
 from .llvm_text import SCALARS, Writer, mangle, permutation, suffix
-from .loopir import If, Instr, Loop, LoopFunction, TileShape, Val
+from .loopir import If, Instr, Loop, LoopFunction, TileShape, Val, contiguous_loads, masked_loads
 
 _TILES = 8  # tile registers
 _ICMP = {"eq": "eq", "ne": "ne", "lt": "lt", "le": "le", "gt": "gt", "ge": "ge"}
@@ -186,6 +186,8 @@ class _Emitter(Writer):
                 raw = self.call(
                     name, mem, [("ptr", base), ("i32", str(align)), (f"<{lanes} x i1>", mask), (mem, "zeroinitializer")]
                 )
+        elif contiguous_loads(stride, lanes) and (mask is None or masked_loads(self.target, align)):
+            raw = self._combined_load(base, scalar, lanes, stride, align, mask)
         elif mask is None:
             raw = "poison"
             for k in range(lanes):
@@ -204,6 +206,34 @@ class _Emitter(Writer):
                 [(f"<{lanes} x ptr>", ptrs), ("i32", str(align)), (f"<{lanes} x i1>", mask), (mem, "zeroinitializer")],
             )  # fmt: skip
         return self.widen(raw, ptr.dtype, lanes, mem)
+
+    def _combined_load(self, base: str, scalar: str, lanes: int, stride: int, size: int, mask: str | None) -> str:
+        """Every ``stride``-th element of ``stride`` contiguous loads. Without a mask the last one ends with the last
+        element; with one they read the wanted elements only."""
+        mem, bits = f"<{lanes} x {scalar}>", f"<{lanes} x i1>"
+        starts = [min(i * lanes, (lanes - 1) * stride + 1 - lanes) if mask is None else i * lanes for i in range(stride)]
+        raw = ""
+        for i, start in enumerate(starts):
+            p = self.ins(f"getelementptr i8, ptr {base}, i64 {start * size}") if start else base
+            if mask is None:
+                part = self.ins(f"load {mem}, ptr {p}, align {size}")
+            else:
+                places = ((start + k) // stride if (start + k) % stride == 0 else lanes for k in range(lanes))
+                chosen = ", ".join(f"i32 {k}" for k in places)
+                wanted = self.ins(f"shufflevector {bits} {mask}, {bits} zeroinitializer, <{lanes} x i32> <{chosen}>")
+                operands = [("ptr", p), ("i32", str(size)), (bits, wanted), (mem, "zeroinitializer")]
+                part = self.call(f"llvm.masked.load.v{lanes}{mangle(scalar)}.p0", mem, operands)
+            if not raw:
+                raw = part
+                continue
+            order = []
+            for k in range(lanes):
+                source = min(k * stride // lanes, stride - 1)
+                inside = k * stride - starts[source]
+                order.append(lanes + inside if source == i else (inside if i == 1 else k) if source < i else -1)
+            chosen = ", ".join(f"i32 {k}" if k >= 0 else "i32 poison" for k in order)
+            raw = self.ins(f"shufflevector {mem} {raw}, {mem} {part}, <{lanes} x i32> <{chosen}>")
+        return raw
 
     def _guarded_scalar_load(self, base: str, ptr: Val, scalar: str, align: int, mask: str) -> str:
         then, after, before = self.label("then"), self.label("after"), self.block

@@ -19,6 +19,19 @@ from ..ir.target import Target
 
 Index = "Val | int"
 
+SMALL_STRIDE = 4  # up to which a strided vector is made of contiguous loads and shuffles
+
+
+def contiguous_loads(stride: Any, lanes: int) -> int:
+    """How many contiguous loads bring in ``lanes`` elements that are ``stride`` apart; 0: they are loaded one by one."""
+    small = isinstance(stride, int) and 1 <= stride <= SMALL_STRIDE
+    return stride if stride == 1 or (small and lanes >= 2 * stride) else 0
+
+
+def masked_loads(target: Target, itemsize: int) -> bool:
+    """Whether masked loads of elements of ``itemsize`` bytes are instructions; else they are a branch per element."""
+    return (target.has("avx512bw") and target.has("avx512vl")) or (target.has("avx2") and itemsize >= 4)
+
 
 @dataclass(eq=False)
 class Val:

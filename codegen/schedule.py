@@ -117,7 +117,8 @@ class Problem:
     """What the rule looks at. ``m`` are the extents of the outer and inner m axis, ``n`` elements along the
     vectors, ``k`` products per sum, ``outer`` the number of independent repetitions; ``nb`` is fixed when a packed
     operand dictates it; ``vector_a``: the left operand is loaded as vectors (depthwise); ``strided``: vector loads are
-    put together lane by lane."""
+    put together lane by lane; ``loads``: contiguous loads per vector of B; ``rows_of_b``: the outer m axis moves along
+    B and the inner one along A, instead of both along A."""
 
     dtype: DType
     m: tuple[Extent, Extent]
@@ -129,6 +130,8 @@ class Problem:
     vector_a: bool = False
     parts: int = 1
     strided: bool = False
+    loads: int = 1
+    rows_of_b: bool = False
 
 
 def registers_for(target: Target) -> int:
@@ -137,11 +140,16 @@ def registers_for(target: Target) -> int:
     return target.vector_registers - spare
 
 
-def tile_cycles(target: Target, rows: int, nb: int, p: Problem, unroll: int, panel_bytes: int) -> float:
+def tile_cycles(target: Target, tile: tuple[int, int], nb: int, p: Problem, unroll: int, panel_bytes: int) -> float:
     """Estimated cycles of one register tile over the whole reduction, store included."""
+    rows = tile[0] * tile[1]
     sums = rows * nb
     # Written-out taps share the loads of neighbouring rows.
     loads = (0.6 * rows * nb + nb if p.vector_a else rows + nb) / 2
+    if p.rows_of_b:
+        # Vectors begin anywhere in a line, so that most are in two, and a line that taps share stays near.
+        loads = tile[1] / 2 + tile[0] * nb * (2 * p.loads - 1)
+        panel_bytes //= p.inner
     if p.strided:
         loads += 1.2 * (target.vector_bytes // p.dtype.accumulator.itemsize) * (rows * nb + nb if p.vector_a else nb)
     traffic = nb * target.vector_bytes / (64.0 if panel_bytes <= target.l1_bytes // 2 else L2_RATE)
@@ -151,8 +159,11 @@ def tile_cycles(target: Target, rows: int, nb: int, p: Problem, unroll: int, pan
     return p.k * (max(step, traffic) + control) + 30 + 2.5 * sums
 
 
-def step_lines(p: Problem, lanes: int, rows: int, nb: int) -> int:
+def step_lines(p: Problem, lanes: int, tile: tuple[int, int], nb: int) -> int:
     """Lines of LLVM IR of one reduction step."""
+    rows = tile[0] * tile[1]
+    if p.rows_of_b:
+        return 4 * tile[1] + rows * nb + tile[0] * nb * 3 * p.loads
     if p.strided:
         return rows * (4 + nb) + 3 * lanes * nb * (rows + 1 if p.vector_a else 1)
     return rows * (4 + nb) + 2 * nb
@@ -194,7 +205,10 @@ def _tilings(target: Target, p: Problem) -> Iterator[tuple[float, tuple[int, int
     lanes = target.lanes(p.dtype)
     vectors = max(1, -(-upper(p.n) // lanes))
     for nb in (p.nb,) if p.nb else range(1, min(8, vectors) + 1):
-        for tile in _tiles(p.m, _most_rows(p, _registers(target, p), nb)):
+        registers = _registers(target, p)
+        for tile in _tiles(p.m, _most_rows(p, registers, nb)):
+            if p.rows_of_b and tile != (1, 1) and tile[0] * nb * (tile[1] + 1) >= registers:
+                continue
             yield _cost(target, p, tile, nb, -(-vectors // nb), lanes), tile, nb
 
 
@@ -244,13 +258,15 @@ def _unroll(p: Problem, tile: tuple[int, int], nb: int, lanes: int) -> int:
     """Steps to write out: as many as the line budget allows, and no more than pay."""
     if p.strided:
         return 1
-    rows = sum(a.size * b.size for a in splits(p.m[0], tile[0]) for b in splits(p.m[1], tile[1]))
+    variants = [(a.size, b.size) for a in splits(p.m[0], tile[0]) for b in splits(p.m[1], tile[1])]
+    rows = sum(a * b for a, b in variants)
+    lines = sum(step_lines(p, lanes, v, nb) for v in variants) if p.rows_of_b else step_lines(p, lanes, (rows, 1), nb)
     copies = p.parts * (2 if upper(p.n) % (lanes * nb) and upper(p.n) > lanes * nb else 1)
     unroll = 1
     while (
         unroll < (16 if p.inner <= 16 else 4)
         and unroll * 2 <= p.inner
-        and copies * (step_lines(p, lanes, rows, nb) * unroll * 2 + 6 * rows * nb) <= LINE_BUDGET
+        and copies * (lines * unroll * 2 + 6 * rows * nb) <= LINE_BUDGET
     ):
         unroll *= 2
     return unroll
@@ -290,8 +306,8 @@ def _cost(target: Target, p: Problem, tile: tuple[int, int], nb: int, panels: in
             tiles = upper(a.tiles) * upper(b.tiles)
             if not isinstance(p.m[0], int) and a.size < tile[0]:
                 tiles = upper(b.tiles)  # run-time tails: once
-            total += tiles * tile_cycles(target, a.size * b.size, nb, p, unroll, panel_bytes)
-            lines += unroll * step_lines(p, lanes, a.size * b.size, nb)
+            total += tiles * tile_cycles(target, (a.size, b.size), nb, p, unroll, panel_bytes)
+            lines += unroll * step_lines(p, lanes, (a.size, b.size), nb)
     over = max(0, lines * p.parts - LINE_BUDGET) / LINE_BUDGET
     return total * panels * (1 + 0.1 * over)
 

@@ -12,6 +12,9 @@ from .layout import Layout
 # relative L2 error of a kernel on normal inputs up to 1e-5; "bfloat16": products of operands rounded to bfloat16.
 PRECISIONS = ("float32", "float32-fast", "bfloat16")
 
+# About the rate of layout casts, reads and writes together; only the comparison with kernel estimates matters.
+CAST_BYTES_PER_SECOND = 8e9
+
 
 @dataclass(frozen=True)
 class LayoutChoice:

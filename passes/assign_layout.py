@@ -22,13 +22,11 @@ import numpy as np
 from ..ir import registry
 from ..ir.dims import bounds
 from ..ir.graph import Graph, Node, Value
-from ..ir.kernels import LayoutChoice
+from ..ir.kernels import CAST_BYTES_PER_SECOND, LayoutChoice
 from ..ir.layout import DENSE, Layout
 from ..ir.registry import Fusion
 from .manager import Pass, PassContext
 
-# Casts run at about this rate; only the comparison with kernel estimates matters.
-_CAST_BYTES_PER_SECOND = 8e9
 # These keep the layout of their first operand (they treat channels independently).
 _CHANNELWISE = {"max_pool", "avg_pool", "avg_pool_grad", "resample"}
 
@@ -90,7 +88,7 @@ class _Assigner:
             if v.is_constant or _same_blocks(v.type.layout, layout):
                 continue
             if (v, Layout(layout.order, layout.blocks), False) not in self.casts:
-                seconds += 2.0 * bounds(v.type.elements)[1] * v.dtype.itemsize / _CAST_BYTES_PER_SECOND
+                seconds += 2.0 * bounds(v.type.elements)[1] * v.dtype.itemsize / CAST_BYTES_PER_SECOND
         return seconds
 
     def _follow(self, node: Node) -> None:

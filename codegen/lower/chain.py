@@ -57,14 +57,13 @@ class _Step:
         self.real: dict[Value, Value] = {}  # value of the stage's graph -> value of the chain's node
         self.group = self._group(node)
         plans = plan_conv(self.group, target)
-        if len(plans) != 1 or plans[0].panel is not None or plans[0].gate is not None:
+        if len(plans) != 1 or plans[0].nb is None or plans[0].gate is not None:
             raise UnsupportedError("chain kernel: a convolution without packed weights")
         self.plan: Plan = plans[0]
         self.lanes = target.lanes(compute(self.group.core.output.dtype))
-        assert self.plan.nb is not None
-        draft = self.describe(self.plan.nb)
+        draft = self.describe(plans[0].nb)
         # Tiles of one row, so that any range of rows can be computed.
-        wanted = problem(self.plan, replace(draft, m=(replace(draft.m[0], extent=1), draft.m[1])), 1)
+        wanted = problem(self.plan, replace(draft, m=(replace(draft.m[0], extent=1), draft.m[1])), 1, self.lanes)
         rows = plan.rows if self.band is None else self.band.rows
         self.schedule = replace(scheduling.choose(target, wanted), chunk=max(2, rows))
         self.spec = self.describe(self.schedule.nb)

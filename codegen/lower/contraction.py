@@ -16,7 +16,7 @@ from .. import schedule as scheduling
 from ..contraction import Contraction, Generator, Operand, Prepare, compute, plain
 from ..gather import GatherSchedule
 from ..llvm_emit import emit
-from ..loopir import LoopBuilder, Val
+from ..loopir import LoopBuilder, Val, contiguous_loads
 from ..schedule import ContractionSchedule, Problem
 from ..tile_schedule import PARTS
 from ..winograd import FILTERINGS, WinogradSchedule
@@ -144,7 +144,7 @@ def schedules(node: Node, target: Target) -> list[Schedule]:
     if len(plans) != 1:
         return []
     lanes = target.lanes(compute(group.core.output.dtype))
-    wanted = problem(plans[0], _describe(group, plans[0], lanes, plans[0].nb or 1), 1)
+    wanted = problem(plans[0], _describe(group, plans[0], lanes, plans[0].nb or 1), 1, lanes)
     rule, others = scheduling.choose(target, wanted), scheduling.alternatives(target, wanted)
     if plans[0].panel is not None:  # the loops follow from the panel
         others = [s for s in others if (s.tile, s.nb, s.unroll) != (rule.tile, rule.nb, rule.unroll)]
@@ -213,7 +213,7 @@ def _write(
     generators, notes = [], []
     width: int | None = None  # parts share the panel loop, so they must agree on the vectors per panel
     for plan in plans:
-        wanted = problem(plan, _describe(group, plan, lanes, plan.nb or 1), len(plans))
+        wanted = problem(plan, _describe(group, plan, lanes, plan.nb or 1), len(plans), lanes)
         if wanted.nb is None and width is not None:
             wanted = replace(wanted, nb=width)
         chosen = schedule or scheduling.choose(target, wanted)
@@ -221,7 +221,7 @@ def _write(
         spec = _describe(group, plan, lanes, chosen.nb)
         bptr, prepare = pointers[group.operands[1 - plan.left]], None
         if plan.panel is not None:
-            chosen = scheduling.for_prepared_panel(chosen, problem(plan, spec, len(plans)))
+            chosen = scheduling.for_prepared_panel(chosen, problem(plan, spec, len(plans), lanes))
             bptr, prepare = plan.panel(b, extents, pointers, chosen)
         generators.append(
             Generator(
@@ -290,11 +290,13 @@ def _inplace(group: Group) -> dict[int, int]:
     return out
 
 
-def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
+def problem(plan: Plan, spec: Contraction, parts: int, lanes: int) -> Problem:
+    """What the schedule is chosen from, for vectors of ``lanes``."""
     innermost = spec.segments[0].axes[-1].extent if spec.segments and spec.segments[0].axes else 1
     repeats = 1
     for axis in spec.outer:
         repeats *= scheduling.upper(axis.extent)
+    loads = contiguous_loads(spec.b.lane, lanes) if plan.panel is None else 1
     return Problem(
         spec.dtype,
         (spec.m[0].extent, spec.m[1].extent),
@@ -305,7 +307,9 @@ def problem(plan: Plan, spec: Contraction, parts: int) -> Problem:
         plan.nb,
         spec.vector_a,
         parts,
-        strided=plan.panel is None and spec.b.lane not in (0, 1),
+        strided=plan.panel is None and spec.b.lane != 0 and not loads,
+        loads=max(1, loads),
+        rows_of_b=spec.rows_of_b,
     )
 
 

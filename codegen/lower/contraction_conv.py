@@ -37,6 +37,7 @@ def plan_conv(group: Group, target: Target) -> list[Plan]:
     """``conv`` with the vector axis over output channels."""
     from .contraction import Plan
     from .contraction_dense import plan_dense_conv
+    from .contraction_pixels import plan_pixels, reads_in_place
 
     core = group.core
     x, w = (Placed(v.type) for v in group.operands)
@@ -45,7 +46,7 @@ def plan_conv(group: Group, target: Target) -> list[Plan]:
     lanes = target.lanes(out.dtype)
     block = w.blocks.get(0)
     if block is None:
-        return plan_dense_conv(group, target)
+        return (plan_pixels if reads_in_place(core, x, target) else plan_dense_conv)(group, target)
     if block % lanes:
         raise UnsupportedError(f"conv: weight {w.type} is packed for other vectors than {lanes} lanes")
     check_halo("conv", x, padding)
