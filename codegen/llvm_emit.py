@@ -211,7 +211,8 @@ class _Emitter(Writer):
         """Every ``stride``-th element of ``stride`` contiguous loads. Without a mask the last one ends with the last
         element; with one they read the wanted elements only."""
         mem, bits = f"<{lanes} x {scalar}>", f"<{lanes} x i1>"
-        starts = [min(i * lanes, (lanes - 1) * stride + 1 - lanes) if mask is None else i * lanes for i in range(stride)]
+        last = (lanes - 1) * stride + 1 - lanes
+        starts = [i * lanes if mask is not None else min(i * lanes, last) for i in range(stride)]
         raw = ""
         for i, start in enumerate(starts):
             p = self.ins(f"getelementptr i8, ptr {base}, i64 {start * size}") if start else base

@@ -23,7 +23,7 @@ SMALL_STRIDE = 4  # up to which a strided vector is made of contiguous loads and
 
 
 def contiguous_loads(stride: Any, lanes: int) -> int:
-    """How many contiguous loads bring in ``lanes`` elements that are ``stride`` apart; 0: they are loaded one by one."""
+    """How many contiguous loads bring in ``lanes`` elements that are ``stride`` apart; 0: it is loaded lane by lane."""
     small = isinstance(stride, int) and 1 <= stride <= SMALL_STRIDE
     return stride if stride == 1 or (small and lanes >= 2 * stride) else 0
 

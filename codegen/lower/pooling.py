@@ -1,8 +1,8 @@
 """Pooling kernels: each output element gathers its window; windows at the edges shrink their loops, nothing is padded.
 
 Along channels (blocked or channels-last layouts) the window's coordinates are the same for all lanes and its loops
-have run-time bounds. Along the width, vectors of windows that lie inside the data take the vector path, the others go
-element by element.
+have run-time bounds. Along the width, vectors of windows that lie inside the data take the vector path (at the end of
+a row under a mask), the others go element by element.
 """
 
 from __future__ import annotations
@@ -119,31 +119,37 @@ class _Window:
         if wide is None:
             self._write(pos, None)
             return
-        # Lanes along a spatial axis: the whole vector must lie inside, else lane by lane.
         k = wide - 2
+        if self._all_inside(k):
+            self._write(pos, wide)
+            return
+        # Lanes along a spatial axis: the windows of the whole vector must lie inside, else lane by lane.
         c = pos.coords[wide]
-        first = b.isub(b.imul(c.base, self.stride[k]), self.padding[k][0])
-        reach = (pos.lanes - 1) * self.stride[k] + (self.kernel[k] - 1) * self.dilation[k]
-        inside = b.op("and", b.icmp("ge", first, 0), b.icmp("lt", b.iadd(first, reach), self.extents(self.spatial[k])))
         count: Any = pos.lanes
-        if pos.mask is not None:  # a row's end: its lanes one by one
+        if pos.mask is not None:  # a row's end
             ones = b.select(pos.mask, b.const(dtypes.int32, 1, pos.lanes), b.const(dtypes.int32, 0, pos.lanes))
             count = b.cast(b.horizontal("add", ones), dtypes.int64)
-        else:
-            b.when(inside, lambda: self._write(pos, wide))
+        first = b.isub(b.imul(c.base, self.stride[k]), self.padding[k][0])
+        reach = b.iadd(b.imul(b.isub(count, 1), self.stride[k]), (self.kernel[k] - 1) * self.dilation[k])
+        inside = b.op("and", b.icmp("ge", first, 0), b.icmp("lt", b.iadd(first, reach), self.extents(self.spatial[k])))
+        b.when(inside, lambda: self._write(pos, wide))
 
         def one(lane: Any) -> None:
             coords = list(pos.coords)
             coords[wide] = Coord(b.iadd(c.base, lane))
             self._write(Position(tuple(coords), 1), None)
 
-        def lane_by_lane() -> None:
-            b.loop(0, count, one)
+        b.when(b.op("not", inside), lambda: b.loop(0, count, one))
 
-        if pos.mask is not None:
-            lane_by_lane()
-        else:
-            b.when(b.op("not", inside), lane_by_lane)
+    def _all_inside(self, k: int) -> bool:
+        """Whether every window lies inside the data along spatial axis ``k``."""
+        low, high = self.padding[k]
+        if low == 0 and high <= 0 and not self.node.attrs["ceil_mode"]:
+            return True
+        count, extent = self.node.outputs[0].shape[k + 2], self.spatial[k]
+        if low > 0 or not isinstance(count, int) or not isinstance(extent, int):
+            return False
+        return (count - 1) * self.stride[k] - low + (self.kernel[k] - 1) * self.dilation[k] < extent
 
     def _write(self, pos: Position, wide: int | None) -> None:
         value = {"max_pool": self._max, "avg_pool": self._average, "avg_pool_grad": self._gradient}[self.node.op]
