@@ -1,8 +1,8 @@
 """Pooling kernels: each output element gathers its window; windows at the edges shrink their loops, nothing is padded.
 
 Along channels (blocked or channels-last layouts) the window's coordinates are the same for all lanes and its loops
-have run-time bounds. Along the width, vectors of windows that lie inside the data take the vector path (at the end of
-a row under a mask), the others go element by element.
+have run-time bounds. Along the width, vectors of windows that lie inside the data are loaded whole (at the end of a row
+under a mask), others tap by tap under the mask of what is inside, or element by element where masks are slow.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ...ir.dims import Extent
 from ...ir.errors import UnsupportedError
 from ...ir.graph import Node, Value
 from ...ir.target import Target
-from ..loopir import LoopBuilder, Val
+from ..loopir import LoopBuilder, Val, masked_loads
 from .affine import Opaque, strides
 from .arithmetic import extreme
 from .common import Access, Coord, Extents, IndexMath, Position, compute_dtype
@@ -111,6 +111,7 @@ class _Window:
         self.dilation: Sequence[int] = attrs.get("dilation", (1,) * len(self.kernel))
         self.spatial: Sequence[Extent] = attrs["input_shape"] if node.op == "avg_pool_grad" else source.type.shape[2:]
         self.dtype = compute_dtype(source.type.dtype)
+        self.edge: int | None = None  # axis along the lanes whose taps are masked
 
     def element(self, pos: Position) -> None:
         """Compute and store the result at ``pos``."""
@@ -123,7 +124,7 @@ class _Window:
         if self._all_inside(k):
             self._write(pos, wide)
             return
-        # Lanes along a spatial axis: the windows of the whole vector must lie inside, else lane by lane.
+        # Lanes along a spatial axis: the windows of the whole vector lie inside, or each tap needs a mask.
         c = pos.coords[wide]
         count: Any = pos.lanes
         if pos.mask is not None:  # a row's end
@@ -133,6 +134,9 @@ class _Window:
         reach = b.iadd(b.imul(b.isub(count, 1), self.stride[k]), (self.kernel[k] - 1) * self.dilation[k])
         inside = b.op("and", b.icmp("ge", first, 0), b.icmp("lt", b.iadd(first, reach), self.extents(self.spatial[k])))
         b.when(inside, lambda: self._write(pos, wide))
+        if masked_loads(b.target, self.source.type.dtype.itemsize):
+            b.when(b.op("not", inside), lambda: self._write(pos, wide, edge=True))
+            return
 
         def one(lane: Any) -> None:
             coords = list(pos.coords)
@@ -151,7 +155,9 @@ class _Window:
             return False
         return (count - 1) * self.stride[k] - low + (self.kernel[k] - 1) * self.dilation[k] < extent
 
-    def _write(self, pos: Position, wide: int | None) -> None:
+    def _write(self, pos: Position, wide: int | None, edge: bool = False) -> None:
+        """``wide``: the spatial axis along the lanes; ``edge``: windows reach beyond the data there."""
+        self.edge = wide if edge else None
         value = {"max_pool": self._max, "avg_pool": self._average, "avg_pool_grad": self._gradient}[self.node.op]
         for result, x in zip(self.node.outputs, value(pos, wide), strict=False):
             if result in self.targets:
@@ -168,7 +174,7 @@ class _Window:
         def axis(k: int, coords: list[Coord], carried: list[Val]) -> list[Val]:
             if k == len(self.kernel):
                 where = Position((*pos.coords[:2], *coords), pos.lanes, pos.mask, pos.guard)
-                return visit(carried, where, coords)
+                return visit(carried, self._inside(where), coords)
             c, s, d = pos.coords[k + 2], self.stride[k], self.dilation[k]
             start = self.math.shift(self.math.scale(c, s, pos.lanes), -self.padding[k][0], pos.lanes)
             low, high = (0, self.kernel[k]) if k + 2 == wide else self._range(start.base, k)
@@ -179,6 +185,14 @@ class _Window:
             return b.loop(low, high, tap, carry=carried)
 
         return axis(0, [], state)
+
+    def _inside(self, pos: Position) -> Position:
+        """``pos`` without the lanes that lie outside the data."""
+        if self.edge is None:
+            return pos
+        c, extent = pos.coords[self.edge], self.extents(self.spatial[self.edge - 2])
+        within = self.b.op("and", self.math.at_least(c, 0, pos.lanes), self.math.below(c, extent, pos.lanes))
+        return self.math.restrict(pos, within)
 
     def _range(self, start: Any, k: int) -> tuple[Any, Any]:
         """Taps [low, high) of spatial axis k that lie in the data, for a window from ``start`` on."""
@@ -200,18 +214,25 @@ class _Window:
         b, d, lanes = self.b, self.dtype, pos.lanes
         lowest = -math.inf if d.kind == "f" else d.min
         best = b.const(d, lowest, lanes)
+
+        def load(where: Position) -> Val:
+            x = self.source.load(where)
+            return x if self.edge is None or where.mask is None else b.select(where.mask, x, best)
+
         if len(self.node.outputs) == 1 or self.node.outputs[1] not in self.targets:
-            return self._taps(pos, wide, [best], lambda s, p, _: [extreme(b, "max", s[0], self.source.load(p))])
+            return self._taps(pos, wide, [best], lambda s, p, _: [extreme(b, "max", s[0], load(p))])
         firsts = []
         for k, c in enumerate(pos.coords[2:]):
             start = self.math.shift(self.math.scale(c, self.stride[k], lanes), -self.padding[k][0], lanes)
-            if k + 2 != wide:
+            if k + 2 == self.edge:
+                start = self._first_inside(start, self.dilation[k], lanes)
+            elif k + 2 != wide:
                 low, _ = self._range(start.base, k)
                 start = self.math.shift(start, b.imul(low, self.dilation[k]), lanes)
             firsts.append(start)
 
         def visit(state: list[Val], where: Position, coords: list[Coord]) -> list[Val]:
-            x, (value, index) = self.source.load(where), state
+            x, (value, index) = load(where), state
             better = b.cmp("gt", x, value)
             if d.kind == "f":
                 fresh = b.op("and", b.cmp("uno", x, x), b.op("not", b.cmp("uno", value, value)))
@@ -220,20 +241,48 @@ class _Window:
 
         return self._taps(pos, wide, [best, self._plane_index(firsts, lanes)], visit)
 
+    def _first_inside(self, start: Coord, step: int, lanes: int) -> Coord:
+        """The first of ``start + n * step`` in each lane that is not negative."""
+        b = self.b
+        zero = b.const(dtypes.int64, 0, lanes)
+        missing = b.op("max", self.math.vector(self.math.scale(start, -1, lanes), lanes), zero)
+        steps, _ = self.math.divide(self.math.shift(Coord(vector=missing), step - 1, lanes), step, lanes, 1 << 31)
+        return self.math.add(start, self.math.scale(steps, step, lanes), lanes)
+
     def _average(self, pos: Position, wide: int | None) -> list[Val]:
         b = self.b
         zero = b.const(self.dtype, 0.0, pos.lanes)
         (total,) = self._taps(pos, wide, [zero], lambda s, p, _: [b.op("add", s[0], self.source.load(p))])
         bases = [None if k + 2 == wide else c.base for k, c in enumerate(pos.coords[2:])]
-        return [b.op("div", total, b.splat(self._divisor(bases), pos.lanes))]
+        if self.edge is None or self.node.attrs["divisor_override"] is not None:
+            return [b.op("div", total, b.splat(self._divisor(bases), pos.lanes))]
+        others = b.splat(self._divisor(bases, self.edge - 2), pos.lanes)
+        return [b.op("div", total, b.op("mul", others, self._counts(pos, self.edge - 2)))]
 
-    def _divisor(self, index: Sequence[Any]) -> Val:
-        """What the window at ``index`` is divided by; None stands for a window inside the data."""
+    def _counts(self, pos: Position, k: int) -> Val:
+        """Per lane, the elements along spatial axis ``k`` that the mean counts."""
+        b, lanes, attrs = self.b, pos.lanes, self.node.attrs
+        low, high = self.padding[k]
+        extent: Any = self.extents(self.spatial[k])
+        first = self.math.scale(pos.coords[k + 2], self.stride[k], lanes)
+        start = self.math.vector(self.math.shift(first, -low, lanes), lanes)
+        stop = b.op("add", start, b.const(dtypes.int64, self.kernel[k], lanes))
+        end = b.iadd(extent, high) if attrs["count_include_pad"] else extent
+        stop = b.op("min", stop, b.splat(b.ival(end), lanes))
+        if not attrs["count_include_pad"]:
+            start = b.op("max", start, b.const(dtypes.int64, 0, lanes))
+        return b.cast(b.cast(b.op("sub", stop, start), dtypes.int32), self.dtype)
+
+    def _divisor(self, index: Sequence[Any], without: int | None = None) -> Val:
+        """What the window at ``index`` is divided by; None stands for a window inside the data. Spatial axis
+        ``without`` does not count."""
         b, attrs = self.b, self.node.attrs
         if attrs["divisor_override"] is not None:
             return b.const(self.dtype, float(attrs["divisor_override"]))
         size: Any = 1
         for k, o in enumerate(index):
+            if k == without:
+                continue
             n, (low, high) = self.kernel[k], self.padding[k]
             if o is not None and (low or high or attrs["ceil_mode"]):
                 start = b.isub(b.imul(o, self.stride[k]), low)
