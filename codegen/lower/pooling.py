@@ -24,6 +24,7 @@ from .elementwise import check_layouts, clear_halo, halos_of, store_lanes
 from .kernel import LoweredKernel
 from .nest import NestEmitter, grain_for, lanes_for, plan, upper
 
+MOST_TAPS = 5  # along the lanes that are written out
 OPS = frozenset({"max_pool", "avg_pool", "avg_pool_grad"})
 
 
@@ -182,7 +183,11 @@ class _Window:
             def tap(r: Any, *inner: Val) -> list[Val]:
                 return axis(k + 1, [*coords, self.math.shift(start, b.imul(r, d), pos.lanes)], list(inner))
 
-            return b.loop(low, high, tap, carry=carried)
+            if k + 2 != wide or self.kernel[k] > MOST_TAPS:
+                return b.loop(low, high, tap, carry=carried)
+            for r in range(self.kernel[k]):  # taps share what their masks are made of
+                carried = tap(r, *carried)
+            return carried
 
         return axis(0, [], state)
 
