@@ -147,8 +147,10 @@ def tile_cycles(target: Target, tile: tuple[int, int], nb: int, p: Problem, unro
     # Written-out taps share the loads of neighbouring rows.
     loads = (0.6 * rows * nb + nb if p.vector_a else rows + nb) / 2
     if p.rows_of_b:
-        # Vectors begin anywhere in a line, so that most are in two, and a line that taps share stays near.
-        loads = tile[1] / 2 + tile[0] * nb * (2 * p.loads - 1)
+        # Vectors begin anywhere in a line of 64 bytes: the longer they are, the more are in two. Lines that taps share
+        # stay near.
+        one = (1 + target.vector_bytes / 64) / 2
+        loads = tile[1] / 2 + tile[0] * nb * (p.loads * one + p.loads - 1)
         panel_bytes //= p.inner
     if p.strided:
         loads += 1.2 * (target.vector_bytes // p.dtype.accumulator.itemsize) * (rows * nb + nb if p.vector_a else nb)
