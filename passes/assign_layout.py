@@ -29,6 +29,8 @@ from .manager import Pass, PassContext
 
 # These keep the layout of their first operand (they treat channels independently).
 _CHANNELWISE = {"max_pool", "avg_pool", "avg_pool_grad", "resample"}
+# Their kernels for dense tensors clear the halo of the result.
+_WRITES_HALO = {"conv", "max_pool", "avg_pool"}
 
 
 class AssignLayout(Pass):
@@ -162,7 +164,8 @@ class _Assigner:
         """Make operand ``index`` have ``layout`` (its halo may end up wider)."""
         v = node.inputs[index]
         base = Layout(layout.order, layout.blocks, form=layout.form)
-        private = layout.has_halo and base.is_dense  # others may use the dense value as it stands
+        # Others may use a dense value as it stands.
+        private = layout.has_halo and base.is_dense and not self._writes_halo_for(v, node)
         if private or not _same_blocks(v.type.layout, base):
             v = self._cast(v, base, node, private)
             node.replace_input(index, v)
@@ -170,6 +173,13 @@ class _Assigner:
             before, after = zip(*layout.halo, strict=True)
             old = self.halos.get(v, ((0, 0),) * v.type.rank)
             self.halos[v] = tuple((max(b, ob), max(a, oa)) for b, a, (ob, oa) in zip(before, after, old, strict=True))
+
+    def _writes_halo_for(self, v: Value, node: Node) -> bool:
+        """Whether the kernel that makes dense ``v`` can write it with a halo, because ``node`` alone reads it."""
+        if v.producer is None or self.graph.is_output(v) or len(v.users) != 1 or node.inputs.count(v) != 1:
+            return False
+        op = v.producer.op
+        return op in _WRITES_HALO or registry.get(op).fusion is Fusion.ELEMENTWISE
 
     def _cast(self, v: Value, layout: Layout, node: Node, private: bool = False) -> Value:
         known = self.casts.get((v, layout, private))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import ingot
 import numpy as np
 import pytest
 from contraction_harness import (
@@ -15,7 +16,8 @@ from contraction_harness import (
     runnable_targets,
     set_layouts,
 )
-from ingot.codegen.host import target_named
+from ingot import nn
+from ingot.codegen.host import host_target, target_named
 from ingot.codegen.layouts import layout_choices
 from ingot.codegen.llvm_emit import emit
 from ingot.codegen.loopir import LoopBuilder, contiguous_loads
@@ -271,3 +273,33 @@ def test_pixels_run_along_the_lanes_where_channels_are_few(
     best = layout_choices(node, target_named("x86-64-avx512"))[0]
     assert ("pixels along the lanes" in best.reason) == pixels, best.reason
     assert (not best.outputs[0].blocks) == pixels
+
+
+class FewChannels(nn.Module):
+    """Stays dense throughout; the second padded convolution reads what pooling wrote with a halo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 4, 3, padding=1)
+        self.third, self.pool = nn.Conv2d(4, 3, 3, padding=1, groups=1), nn.MaxPool2d(3, 2, padding=1)
+
+    def forward(self, x: ingot.Tensor) -> ingot.Tensor:
+        x = self.pool(ingot.relu(self.first(x)))
+        return self.third(ingot.relu(self.second(x)) * 2 + 1)
+
+
+def test_a_network_that_stays_dense() -> None:
+    ingot.manual_seed(0)
+    model = FewChannels().eval()
+    x = np.random.default_rng(0).standard_normal((5, 1, 30, 37)).astype(np.float32)
+    want = model.double()(ingot.from_numpy(x.astype(np.float64))).detach().numpy()
+    model.float()
+    results = []
+    for threads in (1, 2, 5):
+        module = ingot.compile(model, x, target="host", dynamic=ingot.Dim("N", 1, 8), threads=threads)
+        results.append(np.asarray(module(x)))
+        np.testing.assert_allclose(np.asarray(module(x[:2])), want[:2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(results[0], want, rtol=1e-4, atol=1e-5)
+    assert all((r == results[0]).all() for r in results)
+    casts = [step for step in module.program.steps if "layout_cast" in step.label]
+    assert len(casts) == 1 or not host_target().has("avx512bw"), "only the network's input is copied"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from fake_kernels import FakeKernels
 from graph_utils import build, ops, run_pass
+from ingot.ir.kernels import LayoutChoice
 from ingot.ir.layout import DENSE, Layout
 from ingot.passes.assign_layout import AssignLayout
 
@@ -77,3 +78,30 @@ def test_a_shared_weight_is_packed_once() -> None:
     graph = build(make, (1, 4, 6, 6))
     run_pass(graph, AssignLayout(), kernels=FakeKernels())
     assert len(graph.find("constant")) == 1
+
+
+class _DensePadded(FakeKernels):
+    """Convolutions want a dense operand with its padding in memory and make a dense result."""
+
+    def layout_choices(self, node):
+        halo = ((0, 0), (0, 0), *node.attrs["padding"])
+        x = Layout(halo=halo if any(h != (0, 0) for h in halo) else ())
+        return [LayoutChoice((x, DENSE), (DENSE,), 1e-6)]
+
+
+def test_a_dense_value_gets_the_halo_of_its_only_reader() -> None:
+    def make(b, x):
+        y = b.relu(b.conv(x, _weights(b, 4, 4, 3), padding=((1, 1), (1, 1)), **CONV))
+        y = b.conv(y, _weights(b, 4, 4, 3, 1), padding=((1, 1), (1, 1)), **CONV)
+        z = b.conv(y, _weights(b, 4, 4, 5, 2), padding=((2, 2), (2, 2)), **CONV)
+        return b.add(y, z)
+
+    graph = build(make, (1, 4, 6, 6))
+    run_pass(graph, AssignLayout(), kernels=_DensePadded())
+    assert ops(graph) == ["layout_cast", "conv", "relu", "conv", "layout_cast", "conv", "add"]
+    (relu,) = graph.find("relu")
+    assert relu.output.type.layout == Layout(halo=((0, 0), (0, 0), (1, 1), (1, 1)))
+    one, two, three = graph.find("conv")
+    assert one.output.type.layout == two.output.type.layout == three.output.type.layout == DENSE
+    assert two.inputs[0] is relu.output
+    assert three.inputs[0].producer.op == "layout_cast", "the sum reads the same value without a halo"
