@@ -208,11 +208,12 @@ def _tilings(target: Target, p: Problem) -> Iterator[tuple[float, tuple[int, int
     vectors = max(1, -(-upper(p.n) // lanes))
     for nb in (p.nb,) if p.nb else range(1, min(8, vectors) + 1):
         registers = _registers(target, p)
-        for tile in _tiles(p.m, _most_rows(p, registers, nb)):
+        tiles = _tiles(p.m, _most_rows(p, registers, nb))
+        if p.rows_of_b:
             # Sums, vectors of B, an element of A, and what puts strided vectors together.
-            held = tile[0] * nb * (tile[1] + 1) + min(p.loads, 2)
-            if p.rows_of_b and tile != (1, 1) and held >= registers:
-                continue
+            more = dict.fromkeys([*tiles, *((1, inner) for _, inner in tiles)])
+            tiles = [t for t in more if t[0] * nb * (t[1] + 1) + min(p.loads, 2) < registers] or [(1, 1)]
+        for tile in tiles:
             yield _cost(target, p, tile, nb, -(-vectors // nb), lanes), tile, nb
 
 

@@ -25,6 +25,7 @@ from ingot.codegen.lower import table
 from ingot.codegen.lower.contraction import lower_contraction, schedules, supports
 from ingot.codegen.lower.kernel import LoweredKernel
 from ingot.codegen.packing import pack, unpack
+from ingot.codegen.schedule import Problem, choose
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
 from ingot.ir.builder import GraphBuilder
 from ingot.ir.dims import Dim, evaluate
@@ -104,6 +105,18 @@ def test_extents_known_at_run_time(target: Target) -> None:
             node = conv2d(shape, (5, 2, 3, 3), stride=stride)
             for env in ({"N": 1, "H": 5, "W": 5}, {"N": 3, "H": 11, "W": 33}, {"N": 9, "H": 23, "W": 70}):
                 execute_layouts(node, target, rng, env, [in_place(node)], f"{shape} {env}")
+
+
+@each_target
+def test_there_is_a_schedule_for_every_size(target: Target) -> None:
+    """Also where the lines are counted at run time and few registers are left for them."""
+    for outputs in range(1, 40):
+        for lines in (1, 2, 7, Dim("H", 1, 64).expr):
+            for width in (1, 9, 40, 300):
+                for loads in (1, 2, 4):
+                    p = Problem(dtypes.float32, (lines, outputs), width, 27, 3, 4, loads=loads, rows_of_b=True)
+                    s = choose(target, p)
+                    assert s.tile[1] <= outputs and s.nb >= 1, p
 
 
 @each_target
