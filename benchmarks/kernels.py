@@ -175,6 +175,9 @@ CASES: dict[str, Callable[[], Node]] = {
     "matmul 128x1536x384": lambda: matmul(128, 1536, 384),
     "matmul 64x768x192": lambda: matmul(64, 768, 192),
     "matmul 128x384x1536": lambda: matmul(128, 384, 1536, True),
+    "matmul 2048x1536x384": lambda: matmul(2048, 1536, 384, True),
+    "matmul 2048x384x1536": lambda: matmul(2048, 384, 1536, True),
+    "matmul 64x512x784": lambda: matmul(64, 512, 784, True),
     "matmul 1024^3": lambda: matmul(1024, 1024, 1024),
     "linear 1x512x512": lambda: matmul(1, 512, 512, True),
     "linear 1x1000x2048": lambda: matmul(1, 1000, 2048, True),
@@ -315,14 +318,15 @@ def compare_forms(name: str, make: Callable[[], Node], target: Target, peak: Fma
         (choice, precision, i)
         for precision in ("float32", "float32-fast")
         for i, choice in enumerate(layout_choices(make(), target, precision))
-        if not choice.inputs[0].is_dense
+        if not all(layout.is_dense for layout in choice.inputs)
     ]
     different = {(c.inputs, c.outputs): (c, precision, i) for c, precision, i in reversed(found)}
     for choice, precision, i in sorted(different.values(), key=lambda f: f[0].cost):
         kernel = table.lower(with_choice(make(), target, i, precision), target)
         measured = measure(name, kernel, target, peak, seconds)
         core, form = make(), next((x.form for x in choice.inputs if x.form), "direct")
-        products = int(np.prod(core.output.shape)) * int(np.prod(core.inputs[1].shape[1:]))
+        terms = core.inputs[0].shape[-1:] if core.op == "matmul" else core.inputs[1].shape[1:]
+        products = int(np.prod(core.output.shape)) * int(np.prod(terms))
         print(
             f"{name:26} {form:18} {measured.seconds * 1e6:9.1f} us (estimate {choice.cost * 1e6:9.1f}), effective "
             f"{2e-9 * products / measured.seconds:6.1f} GFLOP/s, {'~' if not measured.sure else ' '}"
@@ -394,9 +398,7 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[1], help="batch sizes (with --models)")
     parser.add_argument("--choice", type=int, default=0, help="layout choice of single operators, best first")
     parser.add_argument("--precision", default="float32", choices=PRECISIONS, help="of single operators")
-    parser.add_argument(
-        "--forms", action="store_true", help="single operators in every admitted form"
-    )
+    parser.add_argument("--forms", action="store_true", help="single operators in every admitted form")
     parser.add_argument("--seconds", type=float, default=3.0, help="longest time per kernel")
     parser.add_argument("--depthwise", action="store_true", help="list depthwise convolutions of models too")
     parser.add_argument("--brief", action="store_true", help="no schedules")

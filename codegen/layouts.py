@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from ..ir.dims import product
+from ..ir import dtypes
+from ..ir.dims import mod, product
 from ..ir.graph import Node
 from ..ir.kernels import CAST_BYTES_PER_SECOND, LayoutChoice
 from ..ir.layout import DENSE, Layout
 from ..ir.target import Target
-from . import gather, winograd
+from . import gather, strassen, winograd
 from . import schedule as scheduling
 from .contraction import compute
 from .loopir import contiguous_loads
@@ -29,6 +30,9 @@ _FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2")
 # Channels from which these err no more than a float32 kernel that adds up the same products one by one.
 _LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128}
 WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
+# Terms and columns from which Strassen's algorithm pays, and by how much it has to be faster.
+_STRASSEN_TERMS, _STRASSEN_COLUMNS, _STRASSEN_MARGIN = 256, 256, 1.02
+_STRASSEN_CONV_COLUMNS, _STRASSEN_CONV_MARGIN = 128, 1.07  # the estimates of gathered rows are nearer to what they take
 
 
 def layout_choices(node: Node, target: Target, precision: str = "float32") -> list[LayoutChoice]:
@@ -111,6 +115,7 @@ def _conv(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
     exact, channels = precision == "float32", upper(w.shape[1])
     forms = [f for f in WINOGRAD_FORMS[precision] if not (exact and channels < _LONG_SUM.get(f, 0))]
     choices += _winograd(node, target, forms)
+    choices += _strassen_conv(node, target) if precision == "float32-fast" else []
     pixels = _pixels(node, target)
     choices += [pixels] if pixels is not None else []
     if pixels is None or halo:
@@ -291,10 +296,56 @@ def _matmul(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
         if packed.order == tuple(range(rank)):
             packed = Layout(blocks=packed.blocks)
         choices.append(LayoutChoice((DENSE, packed), (DENSE,), cost, f"B in panels of {nb} vectors"))
+    choices += _strassen(node, target) if precision == "float32-fast" else []
     # A row-major B is read in place, a transposed one is packed by the kernel on every run.
     repack = upper(product(b.shape), 1 << 40) * (2.0 if transposed else 0.5) / (target.clock_ghz * 1e9)
     choices.append(LayoutChoice((DENSE, DENSE), (DENSE,), cost * 1.05 + repack, "all dense"))
     return choices
+
+
+def _strassen(node: Node, target: Target) -> list[LayoutChoice]:
+    """One level of Strassen's algorithm, where it applies."""
+    a, b = node.inputs
+    y, transposed = node.output, node.attrs["transpose_b"]
+    lanes = target.lanes(dtypes.float32)
+    if any(v.dtype != dtypes.float32 for v in (a, b, y)) or b.type.rank != 2 or not b.type.is_static:
+        return []
+    outputs, depth = (upper(e) for e in (b.shape if transposed else b.shape[::-1]))
+    rows, repeat = y.shape[-2], upper(product(y.shape[:-2]))
+    known = isinstance(rows, int) or any(mod(rows, 2 * half) == 0 for half in range(16, 97))
+    if lanes == 1 or node.attrs["transpose_a"] or depth % 2 or outputs % (2 * lanes) or not known:
+        return []
+    if depth < _STRASSEN_TERMS or outputs < _STRASSEN_COLUMNS or upper(rows) < 32:
+        return []
+    s = strassen.choose(target, y.dtype, rows, repeat, depth, outputs)
+    n_axis = 0 if transposed else 1
+    packed = Layout(
+        order=() if transposed else (1, 0),
+        blocks=((n_axis, lanes * s.product.nb),),
+        form=strassen.FORM_TRANSPOSED if transposed else strassen.FORM,
+    )
+    return [LayoutChoice((DENSE, packed), (DENSE,), s.seconds * _STRASSEN_MARGIN, str(s))]
+
+
+def _strassen_conv(node: Node, target: Target) -> list[LayoutChoice]:
+    """The same for 1x1 convolutions: rows are pixels."""
+    (x, w), y, attrs = node.inputs, node.output, node.attrs
+    lanes = target.lanes(dtypes.float32)
+    if any(v.dtype != dtypes.float32 for v in (x, w, y)) or w.shape[2:] != (1, 1) or attrs["groups"] != 1:
+        return []
+    static = all(isinstance(e, int) and e > 0 for e in y.shape[1:])
+    if attrs["stride"] != (1, 1) or any(p != (0, 0) for p in attrs["padding"]) or not static or lanes == 1:
+        return []
+    outputs, depth = (upper(e) for e in w.shape[:2])
+    pixels = upper(product(y.shape[2:]))
+    if depth % (2 * lanes) or outputs % (2 * lanes) or pixels < 32:
+        return []
+    if depth < _STRASSEN_TERMS or outputs < _STRASSEN_CONV_COLUMNS:
+        return []
+    s = strassen.choose(target, y.dtype, pixels, upper(y.shape[0]), depth, outputs, blocked=True)
+    packed = Layout(blocks=((0, lanes * s.product.nb),), form=strassen.FORM_TRANSPOSED)
+    blocked = Layout(blocks=((1, lanes),))
+    return [LayoutChoice((blocked, packed), (blocked,), s.seconds * _STRASSEN_CONV_MARGIN, str(s))]
 
 
 _RULES = {"conv": _conv, "conv_transpose": _conv_transpose, "conv_weight_grad": _conv_weight_grad, "matmul": _matmul}

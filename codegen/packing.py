@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir.layout import Layout
+from . import strassen
 from .tile_packing import pack_tiles
 from .tile_schedule import PARTS
 from .winograd import FILTERINGS, transform_weight
@@ -53,6 +54,8 @@ def transformed(array: np.ndarray, form: str) -> np.ndarray:
     """``array`` after the transform that ``form`` (``ir.layout.FORMS``) names, if it precedes the placement."""
     if not form or form in PARTS:
         return array
+    if form in strassen.FORMS:
+        return strassen.transform(array, form)
     if form not in FILTERINGS:
         raise ValueError(f"no packing for form {form!r}")
     return transform_weight(array, FILTERINGS[form])

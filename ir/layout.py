@@ -32,6 +32,11 @@ def _winograd(rows: int, columns: int) -> Callable[[Sequence[Extent]], tuple[Ext
     return lambda shape: (*shape[:2], shape[2] + (rows - 3), shape[3] + (columns - 3))
 
 
+def _halves(stacked: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # Seven combinations of quarters, one behind the other along axis ``stacked``
+    return lambda shape: (*((7 if i == stacked else 1) * (e // 2) for i, e in enumerate(shape[:2])), *shape[2:])
+
+
 FORMS: dict[str, Form] = {
     # Minimal filtering: results along the sides of a tile, the stride, and whether sums are made of short blocks.
     "winograd2": Form(_winograd(4, 4), 1e-6),
@@ -41,6 +46,9 @@ FORMS: dict[str, Form] = {
     "winograd6": Form(_winograd(8, 8), 1e-5),
     "winograd3s2": Form(_winograd(7, 7), 1e-6),
     "winograd4s2": Form(_winograd(9, 9), 1e-5),
+    # One level of Strassen's algorithm, for matrices [K, N] and [N, K], or [N, K, 1, 1].
+    "strassen": Form(_halves(0), 1e-6),
+    "strassen_t": Form(_halves(1), 1e-6),
     # One to three bfloat16 parts per element, for matrix tiles; the innermost blocks are 32 columns of 32.
     "bf16": Form(tuple, 4e-3, 1),
     "bf16x2": Form(tuple, 1e-5, 2),

@@ -18,6 +18,8 @@ from ..gather import GatherSchedule
 from ..llvm_emit import emit
 from ..loopir import LoopBuilder, Val, contiguous_loads
 from ..schedule import ContractionSchedule, Problem
+from ..strassen import FORMS as STRASSEN
+from ..strassen import StrassenSchedule
 from ..tile_schedule import PARTS
 from ..winograd import FILTERINGS, WinogradSchedule
 from . import arithmetic
@@ -28,13 +30,14 @@ from .contraction_operands import OutAxis, merge_rows, result_operand
 from .contraction_tiles import check_tiles, lower_tiles
 from .kernel import LoweredKernel
 from .position import Coord, Extents, Position
+from .strassen import check_strassen, lower_strassen, strassen_schedules
 from .winograd import lower_winograd, other_schedules
 
 PHASE = "phase"  # outer axes of that name run through the phases of a transposed convolution
 CONTRACTIONS = ("matmul", "conv", "conv_transpose", "conv_weight_grad")
 _OTHER_WAY = 3  # schedules to measure of the way (gathered rows or in place) that the rule did not take
 
-Schedule = ContractionSchedule | GatherSchedule | WinogradSchedule
+Schedule = ContractionSchedule | GatherSchedule | WinogradSchedule | StrassenSchedule
 
 
 @dataclass
@@ -119,7 +122,10 @@ def lower_contraction(node: Node, target: Target, schedule: Schedule | None = No
     if _is_winograd(group):
         assert schedule is None or isinstance(schedule, WinogradSchedule)
         return lower_winograd(group, target, schedule)
-    assert not isinstance(schedule, WinogradSchedule)
+    if _is_strassen(group):
+        assert schedule is None or isinstance(schedule, StrassenSchedule)
+        return lower_strassen(group, target, schedule)
+    assert not isinstance(schedule, WinogradSchedule | StrassenSchedule)
     if group.operands[1].type.layout.form in PARTS:
         return lower_tiles(group, target)
     gathered = plan_gathered(group, target) if schedule is None else schedule
@@ -140,6 +146,8 @@ def schedules(node: Node, target: Target) -> list[Schedule]:
     if _is_winograd(group):
         chosen, others = other_schedules(group, target)
         return [chosen, *others]
+    if _is_strassen(group):
+        return list(strassen_schedules(group, target))
     plans = _rule(group)(group, target)
     if len(plans) != 1:
         return []
@@ -160,6 +168,10 @@ def _is_winograd(group: Group) -> bool:
     return group.core.op == "conv" and group.operands[1].type.layout.form in FILTERINGS
 
 
+def _is_strassen(group: Group) -> bool:
+    return group.operands[1].type.layout.form in STRASSEN
+
+
 def _describe(group: Group, plan: Plan, lanes: int, nb: int) -> Contraction:
     """The contraction of ``plan`` with its result side, for panels of ``nb`` vectors."""
     shape = group.core.output.shape
@@ -174,6 +186,9 @@ def supports(node: Node, target: Target) -> str | None:
         group = group_of(node)
         if group.operands[1].type.layout.form in PARTS:
             check_tiles(group, target)
+            return None
+        if _is_strassen(group):
+            check_strassen(group, target)
             return None
         lanes = target.lanes(compute(group.core.output.dtype))
         for plan in _rule(group)(group, target):
