@@ -1,7 +1,7 @@
 """What the multiply-add rate of this machine leaves to gain on the fastest peer, per benchmark model.
 
     python benchmarks/run.py --threads 2 --out results.jsonl
-    python benchmarks/bound.py [model ...] [--batch 1 16] [--threads 2] --results results.jsonl
+    python benchmarks/bound.py [model ...] [--batch 1 16] [--threads 2] [--precision float32-fast] --results results.jsonl
 
 The operations of the contractions in direct form and those that Ingot executes (Winograd: fewer), the time of these at
 the undisturbed multiply-add rate (``ingot.measure.limits``), and from the results file the times of Ingot and of the
@@ -26,9 +26,9 @@ HEAD = (
 )  # fmt: skip
 
 
-def row(name: str, batch: int, rate: float, ours: float | None, peer: float | None) -> list[str]:
+def row(name: str, batch: int, precision: str, rate: float, ours: float | None, peer: float | None) -> list[str]:
     request = request_for(name, batch)
-    steps = ingot.compile(request.model, *request.specs).program.steps
+    steps = ingot.compile(request.model, *request.specs, precision=precision).program.steps
     sums = [step for step in steps if step.direct]  # all else counts as free
     executed, direct = sum(step.flops for step in sums), sum(step.direct for step in sums)
     least = executed / rate * 1e3
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("models", nargs="*", choices=[*ORDER, []], help="default: all")
     parser.add_argument("--batch", type=int, nargs="+", help="only these batch sizes")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--precision", default="float32", choices=["float32", "float32-fast"])
     parser.add_argument("--results", type=Path, help="results of run.py on this machine")
     args = parser.parse_args()
     results = {report.key(r): r["results"] for r in (report.read(args.results) if args.results else [])}
@@ -53,8 +54,9 @@ def main() -> None:
     for name in args.models or ORDER:
         for batch in args.batch or models.MODELS[name][2]:
             found = results.get((name, batch, args.threads), {})
-            ours, peer = median_ms(found, "ingot-float32"), median_ms(found, fastest_peer(found, report.EXACT) or "")
-            print("| " + " | ".join(row(name, batch, rate, ours, peer)) + " |", flush=True)
+            names = f"ingot-{args.precision}", fastest_peer(found, report.EXACT) or ""
+            ours, peer = (median_ms(found, one) for one in names)
+            print("| " + " | ".join(row(name, batch, args.precision, rate, ours, peer)) + " |", flush=True)
 
 
 if __name__ == "__main__":
