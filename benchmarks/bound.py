@@ -1,7 +1,8 @@
 """What the multiply-add rate of this machine leaves to gain on the fastest peer, per benchmark model.
 
     python benchmarks/run.py --threads 2 --out results.jsonl
-    python benchmarks/bound.py [model ...] [--batch 1 16] [--threads 2] [--precision float32-fast] --results results.jsonl
+    python benchmarks/bound.py [model ...] [--batch 1 16] [--threads 2] --results results.jsonl
+    python benchmarks/bound.py --precision float32-fast --results results.jsonl
 
 The operations of the contractions in direct form and those that Ingot executes (Winograd: fewer), the time of these at
 the undisturbed multiply-add rate (``ingot.measure.limits``), and from the results file the times of Ingot and of the
