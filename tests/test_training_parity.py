@@ -175,4 +175,6 @@ def test_other_layers(name: str) -> None:
         "unet": (unet, (2, 2, 16, 16)),
         "encoder": (lambda m: wrap(m, m.Encoder(layers=1, width=24, heads=3)), (3, 5, 24)),
     }[name]
-    Pair(make, np.float64, lr=0.05, momentum=0.9).run(random_batches(shape, 3, seed=3), 1e-9)
+    # Batch norm over two values each, at the bottom of the U-Net, magnifies the last bits.
+    bound = 1e-8 if name == "unet" else 1e-9
+    Pair(make, np.float64, lr=0.05, momentum=0.9).run(random_batches(shape, 3, seed=3), bound)
