@@ -13,7 +13,7 @@ from ..ir.dims import DimExpr
 from ..ir.dtypes import DType
 from . import dispatch, elementwise, promotion, shaping
 from .device import require_cpu
-from .size import SymInt, as_extent
+from .size import SymInt, as_extent, is_int
 from .tape import views
 
 if TYPE_CHECKING:
@@ -213,18 +213,33 @@ def arange(
         count = as_extent(end) - as_extent(start)
         out = dispatch.apply("iota", shape=(count,), axis=0, dtype=kind)
         return out if isinstance(start, int) and start == 0 else elementwise.add(out, start)
-    if not kind.is_floating_point and dtype is not None:  # counted in integers
-        start, end, step = int(start), int(end), int(step)
-        floats = False
+    if kind is dtypes.bool_:
+        raise NotImplementedError("\"arange_cpu\" not implemented for 'Bool'")
     if step == 0:
         raise RuntimeError("step must be nonzero")
     if not all(map(math.isfinite, (start, end))):
         raise RuntimeError(f"unsupported range: {start} -> {end}")
     if (end - start) * step < 0:
         raise RuntimeError("upper bound and lower bound inconsistent with step sign")
+    if kind is dtypes.int64:  # the other dtypes count before their numbers lose what follows the point
+        start, end, step, floats = int(start), int(end), int(step), False
+        if step == 0:
+            raise ValueError("step must be nonzero")
     count = math.ceil((end - start) / step) if floats else -((start - end) // step)
+    if not kind.is_floating_point:
+        start, step, floats = int(start), int(step), False
     values = np.arange(count, dtype=np.float64 if floats else np.int64) * step + start
     return dispatch.mark_local(values.astype(kind.numpy)).requires_grad_(requires_grad)
+
+
+def _integer_of(x: Any, dtype: DType) -> int:
+    """Rounded towards zero; RuntimeError, as in PyTorch, if ``dtype`` cannot hold it. Negative integers wrap around in
+    unsigned dtypes."""
+    low, high = (int(getattr(np.iinfo(dtype.numpy), word)) for word in ("min", "max"))
+    if not (-high if dtype.kind == "u" and is_int(x) else low) <= x <= high:
+        name = {64: "int64_t", 32: "int"}.get(dtype.bits, f"{dtype.name}_t")
+        raise RuntimeError(f"value cannot be converted to type {name} without overflow")
+    return int(x) % (high + 1) if dtype.kind == "u" else int(x)
 
 
 def _spaced(start: Any, end: Any, steps: Any, dtype: DType, power: float | None) -> np.ndarray:
@@ -235,8 +250,8 @@ def _spaced(start: Any, end: Any, steps: Any, dtype: DType, power: float | None)
     floats = dtype.is_floating_point
     work: Any = np.float64 if dtype is dtypes.float64 or not floats else np.float32
     first, last = (x.item() if isinstance(x, np.generic) else x for x in (start, end))
-    if not floats and power is None:
-        first, last = int(first), int(last)
+    if not floats and count > (power is not None):
+        first, last = _integer_of(first, dtype), _integer_of(last, dtype) if count > 1 else 0
     if count < 2:
         values = np.full(count, first, work)
     else:
@@ -247,6 +262,8 @@ def _spaced(start: Any, end: Any, steps: Any, dtype: DType, power: float | None)
         values = np.where(places < count / 2 if count % 2 == 0 else places < (count // 2), front, back).astype(work)
     if power is not None:
         values = np.power(work(power), values)
+        if not floats and count == 1:  # a power of the number as given
+            values = np.array([_integer_of(values[0], dtype)])
     return values.astype(dtype.numpy)
 
 

@@ -11,6 +11,7 @@ from ..ir.errors import UnsupportedError
 from . import dispatch, elementwise, linalg, promotion, shaping
 from .elementwise import mul, sub, where
 from .reduce import INFINITY, Dims, any_empty, axes_of, reduce
+from .size import is_int
 from .tape.names import named
 
 if TYPE_CHECKING:
@@ -36,10 +37,9 @@ def vector_norm(
         raise RuntimeError("linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
                            f"{dispatch.type_word(x.dtype)}")  # fmt: skip
     ord = float(ord)
+    if ord < 0 or ord == INFINITY:
+        _require_elements(x, ord, dim)
     axes = axes_of(dim, x.dim())
-    if (ord < 0 or ord == INFINITY) and any_empty(x, axes):
-        raise RuntimeError(f"linalg.vector_norm cannot compute the {_shown(ord)} norm on an empty tensor because the "
-                           "operation does not have an identity")  # fmt: skip
     if ord in (INFINITY, -INFINITY):
         return reduce("amax" if ord > 0 else "amin", elementwise.abs(x), axes or (), keepdim)
     if ord == 0:
@@ -65,8 +65,16 @@ def _sum(x: Tensor, axes: tuple[int, ...], keepdim: bool) -> Tensor:
     return dispatch.apply("sum", x, axes=axes, keepdims=keepdim)
 
 
-def _shown(ord: float) -> str:
-    return f"{ord:g}"
+def _require_elements(x: Tensor, ord: float, dim: Dims) -> None:
+    """RuntimeError with PyTorch's words if there is an axis without elements, or no element at all."""
+    given = [] if dim is None else [dim] if is_int(dim) else list(dim)  # type: ignore[arg-type]
+    for d in given:
+        if any_empty(x, axes_of(d, x.dim())):
+            raise RuntimeError(f"linalg.vector_norm cannot compute the {ord:g} norm on the dimension {d}because this "
+                               "dimension is empty and the operation does not have an identity")  # fmt: skip
+    if not given and 0 in x._extents:
+        raise RuntimeError(f"linalg.vector_norm cannot compute the {ord:g} norm on an empty tensor because the "
+                           "operation does not have an identity")  # fmt: skip
 
 
 @named("LinalgVectorNormBackward0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..ir import dims
-from . import dispatch, linalg, reduce, shaping, viewing
+from . import dispatch, elementwise, linalg, reduce, shaping, viewing
 from .size import is_int
 
 if TYPE_CHECKING:
@@ -138,36 +138,43 @@ def _summed(t: Tensor, labels: Labels, kept: set[Any]) -> tuple[Tensor, Labels]:
     gone = [i for i, x in enumerate(labels) if x not in kept]
     if not gone:
         return t, labels
-    return reduce.sum(t, gone, dtype=t.dtype), [x for x in labels if x in kept]
+    return reduce.sum(t, gone), [x for x in labels if x in kept]  # of integers: int64
 
 
 def _multiplied(a: Tensor, la: Labels, b: Tensor, lb: Labels, later: set[Any]) -> tuple[Tensor, Labels]:
     """The product of two operands, summed over the axes that both have and nobody needs later."""
+    # An extent of 1 against another broadcasts: the sum is over the other alone.
+    ones_a, ones_b = ({x for x, e in zip(names, t._extents, strict=True) if e == 1} for names, t in ((la, a), (lb, b)))
+    broadcast = {x for x in la if x in lb and x not in later and (x in ones_a or x in ones_b)}
+    if broadcast:
+        a, la = _summed(*_without(a, la, broadcast & ones_a), set(la) - broadcast)
+        b, lb = _summed(*_without(b, lb, broadcast & ones_b), set(lb) - broadcast)
     shared = [x for x in la if x in lb]
     extent = {x: e for names, t in ((lb, b), (la, a)) for x, e in zip(names, t._extents, strict=True) if e != 1}
-    contracted = [x for x in shared if x not in later]
-    # An extent of 1 against a larger one broadcasts: the sum is over the larger one alone.
-    stretched = [x for x in shared if a._extents[la.index(x)] != b._extents[lb.index(x)]]
-    for x in stretched:
-        if x in contracted:
-            if a._extents[la.index(x)] == 1:
-                b = reduce.sum(b, lb.index(x), True, dtype=b.dtype)
-            else:
-                a = reduce.sum(a, la.index(x), True, dtype=a.dtype)
-            extent.pop(x, None)
-    batch = [x for x in shared if x in later]
+    contracted, batch = [x for x in shared if x not in later], [x for x in shared if x in later]
     only_a, only_b = [x for x in la if x not in shared], [x for x in lb if x not in shared]
     size = lambda names: [extent.get(x, 1) for x in names]  # noqa: E731
-
-    def arranged(t: Tensor, names: Labels, order: Labels) -> Tensor:
-        t = shaping.permute(t, [names.index(x) for x in order])
-        return shaping.expand(t, *size(order)) if stretched else t
-
-    x = shaping.reshape(arranged(a, la, batch + only_a + contracted), *_flat(size, batch, only_a, contracted))
-    y = shaping.reshape(arranged(b, lb, batch + contracted + only_b), *_flat(size, batch, contracted, only_b))
-    out = linalg.matmul(x, y)
+    arranged = lambda t, names, order: shaping.permute(t, [names.index(x) for x in order])  # noqa: E731
+    x, y = arranged(a, la, batch + only_a + contracted), arranged(b, lb, batch + contracted + only_b)
     labels = batch + only_a + only_b
-    return shaping.reshape(out, *size(labels)), labels
+    if not contracted:  # also of two dtypes, and of bools
+        for _ in only_b:
+            x = shaping.unsqueeze(x, -1)
+        for _ in only_a:
+            y = shaping.unsqueeze(y, len(batch))
+        return elementwise.mul(x, y), labels
+    if any(a._extents[la.index(x)] != b._extents[lb.index(x)] for x in batch):
+        x = shaping.expand(x, *size(batch + only_a + contracted))
+        y = shaping.expand(y, *size(batch + contracted + only_b))
+    x = shaping.reshape(x, *_flat(size, batch, only_a, contracted))
+    y = shaping.reshape(y, *_flat(size, batch, contracted, only_b))
+    return shaping.reshape(linalg.matmul(x, y), *size(labels)), labels
+
+
+def _without(t: Tensor, labels: Labels, ones: set[Any]) -> tuple[Tensor, Labels]:
+    """Without some axes of extent 1."""
+    axes = tuple(i for i, x in enumerate(labels) if x in ones)
+    return (shaping.squeeze(t, axes), [x for x in labels if x not in ones]) if axes else (t, labels)
 
 
 def _flat(size: Any, *groups: Labels) -> list[Any]:

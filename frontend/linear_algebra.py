@@ -293,6 +293,8 @@ def matrix_norm(
 ) -> Tensor:
     """Norms of matrices in two axes: "fro", "nuc", 1, -1, inf, -inf (sums of columns or rows), 2, -2 (singular
     values)."""
+    if ord not in ("fro", "nuc", 1, -1, 2, -2, math.inf, -math.inf):
+        raise RuntimeError(f"linalg.matrix_norm: Order {ord} not supported.")
     if dtype is not None:
         A = dispatch.cast(A, dtype)
     if A.dim() < 2:
@@ -307,17 +309,19 @@ def matrix_norm(
         return vector_norm(A, 2, (a, b), keepdim)
     if ord in (1, -1, math.inf, -math.inf):
         summed, other = (a, b) if abs(ord) == 1 else (b, a)
-        sums = reduce.sum(elementwise.abs(A), summed, True)
-        pick = reduce.amax if ord > 0 else reduce.amin
-        out = pick(sums, other, True)
-    elif ord in ("nuc", 2, -2):
-        values = svdvals(shaping.movedim(A, (a, b), (-2, -1)))
-        out = {"nuc": reduce.sum, 2: reduce.amax, -2: reduce.amin}[ord](values, -1)
-        for axis in sorted((a, b)):
-            out = shaping.unsqueeze(out, axis)
-    else:
-        raise RuntimeError(f"linalg.matrix_norm: Order {ord} not supported.")
-    return out if keepdim else shaping.squeeze(out, (a, b))
+        sums = reduce.sum(elementwise.abs(A), summed, keepdim)
+        axis = other - 1 if summed < other and not keepdim else other
+        return _largest(sums, axis, keepdim) if ord > 0 else reduce.amin(sums, axis, keepdim)
+    values = svdvals(shaping.movedim(A, (a, b), (-2, -1)))
+    out = {"nuc": reduce.sum, 2: _largest, -2: reduce.amin}[ord](values, -1)
+    for axis in sorted((a, b)) if keepdim else ():
+        out = shaping.unsqueeze(out, axis)
+    return out
+
+
+def _largest(x: Tensor, axis: int, keepdim: bool = False) -> Tensor:
+    """The largest of numbers that are not negative; of none it is 0."""
+    return (reduce.sum if reduce.any_empty(x, (axis,)) else reduce.amax)(x, axis, keepdim)
 
 
 def norm(
@@ -334,8 +338,8 @@ def norm(
         if A.dim() not in (1, 2):
             raise RuntimeError("linalg.norm: If dim is not specified but ord is, the input must be 1D or 2D. Got "
                                f"{A.dim()}D.")  # fmt: skip
-        dim = tuple(range(A.dim()))
-    if not is_int(dim) and len(dim) == 2 and ord is not None:
+        dim = (0, 1) if A.dim() == 2 else None
+    if dim is not None and not is_int(dim) and len(dim) == 2 and ord is not None:
         return matrix_norm(A, ord, dim, keepdim, dtype=dtype)
     if isinstance(ord, str):
         raise RuntimeError(f"linalg.norm: Order {ord} is for matrices")

@@ -151,7 +151,7 @@ def unravel_index(indices: Tensor, shape: Any) -> tuple[Tensor, ...]:
     sizes = (shape,) if is_int(shape) else tuple(shape)
     if any(s < 0 for s in sizes):
         raise ValueError(f"'shape' cannot have negative values, but got {tuple(sizes)}")
-    rest, out = indices, []
+    rest, out = dispatch.cast(indices, dtypes.int64), []
     for extent in reversed(sizes):
         extent = wrap(shaping.as_extent(extent))
         out.append(elementwise.remainder(rest, extent))

@@ -176,7 +176,8 @@ def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None
                                f"{size}")  # fmt: skip
     rows = shaping.reshape(shaping.transpose(weight, 1, 2), out * in2, in1)
     part = shaping.reshape(linalg.linear(input1, rows), *input1.shape[:-1], out, in2)
-    result = reduce.sum(part * shaping.unsqueeze(input2, -2), -1)
+    product = part * shaping.unsqueeze(input2, -2)
+    result = reduce.sum(product, -1, dtype=product.dtype)
     return result if bias is None else result + bias
 
 
