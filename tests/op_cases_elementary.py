@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from ingot.ir.dtypes import DType, float32, float64
+from ingot.ir.dtypes import DType
 from op_cases import _GRADS, _MAKERS, FLOATS, INTS, PAIRS, _binary, _division_grads, _unary
 from op_sampling import Case, sample, special_values
 
@@ -66,7 +66,7 @@ def _nextafter_cases(rng: np.random.Generator, d: DType) -> Iterator[Case]:
     yield Case("nextafter", "special", (left, right), special=True)
 
 
-_MAKERS["nextafter"] = (_nextafter_cases, (float64, float32))
+_MAKERS["nextafter"] = (_nextafter_cases, FLOATS)
 _GRADS["nextafter"] = lambda rng: (
     Case("nextafter", f"shape {s}", (np.asarray(rng.normal(size=s)), np.asarray(rng.normal(size=s))))
     for s in ((), (3,))

@@ -7,7 +7,7 @@ import pytest
 from ingot.codegen.lower import elementwise, table
 from ingot.ir.builder import GraphBuilder
 from ingot.ir.dims import Dim
-from ingot.ir.dtypes import float32, int64
+from ingot.ir.dtypes import DType, bfloat16, float16, float32, int64
 from ingot.ir.graph import Graph, Node
 from ingot.ir.interpreter import interpret
 from ingot.ir.layout import DENSE, Layout
@@ -95,11 +95,36 @@ def test_fused_chain_of_index_operators(target: Target) -> None:
 
 
 @targets
+@pytest.mark.parametrize("dtype", [float16, bfloat16], ids=lambda d: d.name)
+def test_nextafter_of_every_16_bit_float(dtype: DType, target: Target) -> None:
+    numbers = np.arange(2**16, dtype=np.uint16).view(dtype.numpy)
+    for towards in (np.inf, -np.inf, 0.0, -0.0, 1.0, -3.0, np.nan):
+        graph = Graph()
+        x, y = (graph.add_input(TensorType(dtype, numbers.shape), n) for n in "xy")
+        node = GraphBuilder(graph).emit("nextafter", [x, y])
+        graph.add_output(node.output)
+        goals = np.full_like(numbers, towards)
+        found = run_kernel(elementwise.lower(node, target), {x: numbers, y: goals})[node.output]
+        with np.errstate(all="ignore"):
+            want = np.where(numbers == goals, goals, np.nextafter(numbers, goals))
+        same = found.view(np.uint16) == want.view(np.uint16)
+        assert np.all(same | (np.isnan(found) & np.isnan(want))), (towards, numbers[~same][:5], found[~same][:5])
+
+
+@targets
+@pytest.mark.parametrize("dtype", [float16, bfloat16], ids=lambda d: d.name)
+def test_nextafter_of_what_the_same_kernel_computes(dtype: DType, target: Target) -> None:
+    """The sum lives in float32 there; its neighbour is that of the rounded sum."""
+    a, b = (np.random.default_rng(seed).standard_normal(500).astype(dtype.numpy) for seed in (1, 2))
+    graph, node = fused(lambda g, x, y: [g.nextafter(g.add(x, y), y)], *[TensorType(dtype, (500,))] * 2)
+    found = run_kernel(elementwise.lower(node, target), dict(zip(graph.inputs, (a, b), strict=True)))[node.output]
+    np.testing.assert_array_equal(found.view(np.uint16), np.nextafter(a + b, b).view(np.uint16))
+
+
+@targets
 def test_symbolic_extents(target: Target) -> None:
     n = Dim("N", 1, 64).expr
-    _, node = fused(
-        lambda g, x, b: [g.relu(g.add(x, b))], TensorType(float32, (n, 5, 9)), TensorType(float32, (5, 1))
-    )
+    _, node = fused(lambda g, x, b: [g.relu(g.add(x, b))], TensorType(float32, (n, 5, 9)), TensorType(float32, (5, 1)))
     lowered = elementwise.lower(node, target)
     for batch in (1, 3, 64):
         arrays = [normal(batch, batch, 5, 9), normal(1, 5, 1)]

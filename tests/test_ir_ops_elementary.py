@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ingot.ir.dtypes import float16, float32, float64, tolerance
-from ingot.ir.errors import DTypeError, IngotError
+from ingot.ir.dtypes import float32, float64, tolerance
+from ingot.ir.errors import IngotError
 from ingot.ir.interpreter import interpret
 from ingot.ir.ops import gamma_functions, special
 from ingot.ir.registry import get
@@ -133,8 +133,6 @@ def test_poles_and_limits() -> None:
 def test_refusals() -> None:
     with pytest.raises(IngotError, match="n must not be negative"):
         get("polygamma").infer([TensorType(float32, (2,))], {"n": -1})
-    with pytest.raises(DTypeError, match="expected float32 or float64"):
-        get("nextafter").infer([TensorType(float16, (2,))] * 2, {})
 
 
 # PyTorch's own formulas are no better: the asymptotic series of trigamma, Temme's expansion from order 200 on.

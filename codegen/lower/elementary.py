@@ -43,15 +43,24 @@ def _exponent(b: LoopBuilder, node: Node, args: Sequence[Val]) -> Val:
 
 
 def _nextafter(b: LoopBuilder, node: Node, args: Sequence[Val]) -> Val:
-    x, y = args
+    kind = node.output.dtype
+    x, y = (b.cast(a, kind) for a in args)  # what was computed before in the same kernel is not rounded yet
     ints, lanes = _int_like(x), x.lanes
-    zero, one = b.const(x.dtype, 0.0, lanes), b.const(ints, 1, lanes)
+    dropped = {dtypes.float16: 13, dtypes.bfloat16: 16}.get(kind, 0)  # bits of the mantissa that ``kind`` lacks
+    zero, one = b.const(x.dtype, 0.0, lanes), b.const(ints, 1 << dropped, lanes)
     bits = b.bitcast(x, ints)
     # As integers, numbers of one sign are in the order of their sizes.
     outwards = b.op("xor", b.cmp("lt", x, y), b.cmp("lt", x, zero))
     out = b.bitcast(b.select(outwards, b.op("add", bits, one), b.op("sub", bits, one)), x.dtype)
-    smallest = b.op("copysign", b.bitcast(one, x.dtype), y)
-    out = b.select(b.cmp("eq", x, zero), smallest, out)
+    if kind is dtypes.float16:  # its range of exponents is smaller than that of the float32 it is computed in
+        size, step = b.op("abs", x), b.const(x.dtype, 2.0**-24, lanes)
+        evenly = b.select(b.cmp("lt", x, y), b.op("add", x, step), b.op("sub", x, step))
+        evenly = b.select(b.cmp("eq", x, zero), evenly, b.op("copysign", evenly, x))  # -0 before a negative number
+        out = b.select(b.cmp("le", size, b.const(x.dtype, 2.0**-14, lanes)), evenly, out)
+        largest = b.op("copysign", b.const(x.dtype, 65504.0, lanes), x)
+        out = b.select(b.cmp("eq", size, b.const(x.dtype, float("inf"), lanes)), largest, out)
+    else:
+        out = b.select(b.cmp("eq", x, zero), b.op("copysign", b.bitcast(one, x.dtype), y), out)
     out = b.select(b.cmp("eq", x, y), y, out)
     return b.select(b.cmp("uno", x, y), b.const(x.dtype, float("nan"), lanes), out)
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..dtypes import float32, float64, int32
-from ..errors import DTypeError, IngotError
+from ..dtypes import int32
+from ..errors import IngotError
 from ..registry import Attr, Fusion, OpDef, register
 from ..types import TensorType
 from . import gamma_functions, special
-from .common import rounds_once, scalar
+from .common import scalar
 from .elementwise import _binary, _infer, _unary, _vjp
 
 if TYPE_CHECKING:
@@ -147,22 +147,21 @@ _binary(
 )  # fmt: skip
 
 
-def _nextafter_infer(types: Sequence[TensorType], attrs: Mapping[str, Any]) -> list[TensorType]:
-    (out,) = _infer("nextafter", "f", "cast it to a floating dtype first", None)(types, attrs)
-    if out.dtype not in (float32, float64):
-        raise DTypeError(f"nextafter: operand is {out.dtype.name}, expected float32 or float64")
-    return [out]
+def _nextafter(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        # In the format of 16-bit floats, too. Of equal numbers it is b, where NumPy's for float16 is a: -0 to 0.
+        return np.where(a == b, b, np.nextafter(a, b))
 
 
 register(
     OpDef(
         "nextafter",
-        infer=_nextafter_infer,
-        reference=rounds_once(np.nextafter),
+        infer=_infer("nextafter", "f", "cast it to a floating dtype first", None),
+        reference=_nextafter,
         fusion=Fusion.ELEMENTWISE,
         vjp=_vjp(lambda g, a, b, y, dy: (dy, None)),
         arity=(2, 2),
-        doc="the number next to a on the way to b; float32 and float64",
+        doc="the number next to a on the way to b",
     )
 )
 
