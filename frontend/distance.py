@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..ir.dtypes import DType
+from ..ir.dtypes import DType, float32
 from ..ir.errors import UnsupportedError
 from . import dispatch, elementwise, linalg, promotion, shaping
 from .elementwise import mul, sub, where
@@ -42,6 +42,12 @@ def vector_norm(
     axes = axes_of(dim, x.dim())
     if ord in (INFINITY, -INFINITY):
         return reduce("amax" if ord > 0 else "amin", elementwise.abs(x), axes or (), keepdim)
+    if x.dtype.bits == 16:  # powers leave the range of 16-bit floats where the norm does not
+        return dispatch.cast(_finite_norm(dispatch.cast(x, float32), ord, axes, keepdim), x.dtype)
+    return _finite_norm(x, ord, axes, keepdim)
+
+
+def _finite_norm(x: Tensor, ord: float, axes: tuple[int, ...], keepdim: bool) -> Tensor:
     if ord == 0:
         return _sum(where(elementwise.ne(x, 0), 1.0, mul(x, 0)), axes, keepdim)
     if ord == 2:
