@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..ir import dims
 from ..ir.dtypes import DType
-from ..ir.errors import ShapeError
+from ..ir.errors import ShapeError, UnsupportedError
 from ..ir.ops.strided import bitcast_shape
-from . import dispatch, indexing, shaping, tracing
+from . import dispatch, grad_mode, indexing, shaping, tracing
 from .shaping import axis_of
 from .size import wrap
 from .tape.names import named
@@ -108,25 +108,33 @@ def as_strided(
     if any(s < 0 for s in strides):
         raise RuntimeError("as_strided: Negative strides are not supported at the moment, got strides: "
                            f"{list(strides)}")  # fmt: skip
-    root, inner = input, 0
+    root, inner, moved = input, 0, 0
+    span: Any = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))  # type: ignore[operator]
     if input._value is None and input._base is not None and tracing.current() is None:
         base = input._base
         if base.dtype is input.dtype and _row_major(base):
             root = base
             inner = (input._data.ctypes.data - base._data.ctypes.data) // input._data.itemsize
+            first = inner if storage_offset is None else int(storage_offset)
+            if _row_major(input) and inner <= first and first + span < inner + input.numel():
+                root, moved = input, inner  # within the view itself, which may be a leaf
+            elif input.requires_grad and not base.requires_grad and grad_mode.is_grad_enabled():
+                raise UnsupportedError("as_strided: this tensor is a leaf that is a view of another one's memory, and "
+                                       "elements outside of it (or of one that is not row-major) have no gradient "
+                                       "here; use detach()")  # fmt: skip
     elif not _row_major(input):
         root = shaping.permute(input, sorted(range(input.dim()), key=lambda a: -input._data.strides[a]))
         if not _row_major(root):
             raise RuntimeError("as_strided: the memory of this tensor is neither row-major nor a permutation of that")
     flat = shaping.reshape(root, -1)
     offset = inner if storage_offset is None else int(storage_offset)
-    last: Any = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))  # type: ignore[operator]
+    last: Any = offset - moved + span
     total = flat._extents[0]
     if isinstance(total, int) and dims.product(shape) != 0 and last >= total:
         raise RuntimeError(f"setStorage: sizes {list(shape)}, strides {list(strides)}, storage offset {offset}, and "
-                           f"itemsize {input.itemsize} requiring a storage size of {(last + 1) * input.itemsize} are "
-                           f"out of bounds for storage of size {total * input.itemsize}")  # fmt: skip
-    start = 0 if dims.product(shape) == 0 else offset
+                           f"itemsize {input.itemsize} requiring a storage size of "
+                           f"{(offset + span + 1) * input.itemsize} are out of bounds for storage of size {total * input.itemsize}")  # fmt: skip
+    start = 0 if dims.product(shape) == 0 else offset - moved
     return dispatch.apply("strided_view", flat, shape=shape, starts=(start,), steps=strides)
 
 
