@@ -133,7 +133,8 @@ def as_strided(
     if isinstance(total, int) and dims.product(shape) != 0 and last >= total:
         raise RuntimeError(f"setStorage: sizes {list(shape)}, strides {list(strides)}, storage offset {offset}, and "
                            f"itemsize {input.itemsize} requiring a storage size of "
-                           f"{(offset + span + 1) * input.itemsize} are out of bounds for storage of size {total * input.itemsize}")  # fmt: skip
+                           f"{(offset + span + 1) * input.itemsize} are out of bounds for storage of size "
+                           f"{total * input.itemsize}")  # fmt: skip
     start = 0 if dims.product(shape) == 0 else offset - moved
     return dispatch.apply("strided_view", flat, shape=shape, starts=(start,), steps=strides)
 
