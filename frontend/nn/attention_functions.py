@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...ir.dtypes import bool_, float32, int64
+from ...ir.dtypes import DType, bool_, float32, int64
 from .. import dispatch, elementwise, linalg, reduce, shaping, tracing
 from .activation_functions import softmax
 from .dropout_functions import dropout
@@ -67,15 +67,19 @@ def scaled_dot_product_attention(
         if not isinstance(size, int):
             raise RuntimeError("scaled_dot_product_attention: give scale= where the size of a head is symbolic")
         scale = 1.0 / math.sqrt(size) if size else 1.0
+    dtype = query.dtype
+    if dtype.bits == 16 and query._value is None and tracing.current() is None:
+        # The compiled kernel keeps scores and weights in float32; eager operators would round each of them.
+        query, key, value = (dispatch.cast(t, float32) for t in (query, key, value))
     scores = elementwise.mul(linalg.matmul(query, shaping.transpose(key, -2, -1)), scale)
     seen = None
     if is_causal:
         rows, columns = _positions(scores, -2), _positions(scores, -1)
         scores = elementwise.where(elementwise.ge(rows, columns), scores, -math.inf)
     elif attn_mask is not None:
-        scores, seen = _masked(scores, attn_mask)
+        scores, seen = _masked(scores, attn_mask, dtype)
     weights = dropout(softmax(scores, -1), dropout_p)
-    out = linalg.matmul(weights, value)
+    out = dispatch.cast(linalg.matmul(weights, value), dtype)
     return out if seen is None else elementwise.where(seen, out, 0.0)
 
 
@@ -104,15 +108,15 @@ def _positions(scores: Tensor, axis: int) -> Tensor:
     return dispatch.apply("iota", **attrs) if tracer is None else tracer.record("iota", [], attrs)
 
 
-def _masked(scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The masked scores, and which queries have a key at all (None: all). Those without keep their scores, so that
+def _masked(scores: Tensor, mask: Tensor, dtype: DType) -> tuple[Tensor, Tensor | None]:
+    """The masked scores of a query of this dtype, and which queries have a key at all (None: all). Those without keep their scores, so that
     neither their weights nor their gradients become NaN."""
     dispatch.require_tensor(mask, "scaled_dot_product_attention", "attn_mask")
-    if mask.dtype not in (bool_, scores.dtype, float32):
+    if mask.dtype not in (bool_, dtype, float32):
         raise RuntimeError(
             "Expected attn_mask dtype to be bool or float or to match query dtype, but got attn_mask.dtype: "
             f"{dispatch.type_word(mask.dtype).lower()} and  query.dtype: "
-            f"{dispatch.type_word(scores.dtype).lower()} instead."
+            f"{dispatch.type_word(dtype).lower()} instead."
         )
     given = mask if mask.dtype is bool_ else elementwise.gt(mask, -math.inf)
     seen = reduce.any(given, -1, keepdim=True)
