@@ -65,7 +65,7 @@ def multi_margin_loss(
         factor = dispatch.apply("index_select", weight, shaping.reshape(target, -1), axis=0)
         loss = loss * shaping.unsqueeze(factor, 1)
     loss = _sum(where(_iota(x._extents[1]) == column, 0.0, loss), 1) / x.shape[1]
-    return reduced(shaping.reshape(loss) if single else loss, reduction)
+    return reduced(shaping.reshape(loss, *target._extents) if single else loss, reduction)
 
 
 @named("MultilabelMarginLossBackward0")
