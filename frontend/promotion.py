@@ -90,16 +90,20 @@ def binary(op: str, a: Any, b: Any) -> Tensor:
 
 
 def common_dtype(function: str, a: Any, b: Any) -> DType:
-    """``result_type`` of the two operands of a function; TypeError if one of them is no operand, or none a tensor."""
+    """``result_type`` of the two operands of a function; TypeError if one of them is no operand, or none a tensor (but for some
+    functions, which take two numbers)."""
     try:
         dtype = result_type(a, b)
     except TypeError:
         place = ("input", 1, a) if not is_operand(a) else ("other", 2, b)
         raise TypeError(f"{function}(): argument '{place[0]}' (position {place[1]}) must be Tensor, not "
                         f"{type(place[2]).__name__}") from None  # fmt: skip
-    if not (dispatch.is_tensor(a) or dispatch.is_tensor(b)):
+    if not (dispatch.is_tensor(a) or dispatch.is_tensor(b) or function in _OF_NUMBERS):
         dispatch.require_tensor(a, function)
     return dtype
+
+
+_OF_NUMBERS = ("add", "sub", "mul", "div", "floor_divide")  # those that PyTorch lets have two numbers
 
 
 def broadcast(op: str, a: Any, b: Any, dtype: DType) -> Tensor:

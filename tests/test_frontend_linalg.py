@@ -7,6 +7,7 @@ from collections.abc import Callable
 import ingot as torch
 import numpy as np
 import pytest
+from ingot.ir.errors import UnsupportedError
 
 SEED = 72
 
@@ -250,3 +251,51 @@ def test_compiled_functions_say_which_matrix_functions_have_no_kernel() -> None:
     x = torch.from_numpy(sample(3, 4).astype(np.float32))
     compiled = torch.compile(lambda t: torch.tril(torch.einsum("ij,kj->ik", t, t)).diagonal(-1), x)
     np.testing.assert_allclose(array(compiled(x)), np.diagonal(array(x) @ array(x).T, -1), rtol=1e-5)
+
+
+def test_the_largest_of_no_numbers_is_zero() -> None:
+    for ord in (1, float("inf"), 2, "nuc", "fro"):
+        for shape in ((0, 0), (2, 0), (0, 2)):
+            out = torch.linalg.norm(torch.ones(shape), ord, keepdim=True)
+            assert (tuple(out.shape), out.item()) == ((1, 1), 0.0), (ord, shape)
+    with pytest.raises(IndexError, match="non-zero size"):
+        torch.linalg.norm(torch.ones(0, 2), -float("inf"))
+    with pytest.raises(RuntimeError, match="on the dimension -1because"):
+        torch.linalg.vector_norm(torch.ones(2, 0), float("inf"), -1)
+
+
+def test_norms_of_16_bit_floats_do_not_overflow_on_the_way() -> None:
+    x = torch.full((4,), 300.0, dtype=torch.float16)
+    assert torch.linalg.vector_norm(x).item() == 600 and torch.linalg.vector_norm(x, 6).dtype is torch.float16
+    assert abs(torch.linalg.vector_norm(x, 6).item() - 300 * 4 ** (1 / 6)) < 0.5
+
+
+def test_einsum_sums_integers_in_int64_and_multiplies_bools() -> None:
+    x = torch.full((2, 3), 100, dtype=torch.int8)
+    assert torch.einsum("ij->i", x).tolist() == [300, 300] and torch.einsum("ij->i", x).dtype is torch.int64
+    assert torch.einsum("ij,ij->ij", x, x).dtype is torch.int8
+    seen = torch.tensor([True, False])
+    assert torch.einsum("i,j->ij", seen, seen).tolist() == [[True, False], [False, False]]
+
+
+def test_two_numbers_are_operands() -> None:
+    assert torch.add(2, 3).item() == 5 and torch.add(2, 3).dtype is torch.int64
+    assert torch.div(1, 4).item() == 0.25
+    with pytest.raises(TypeError, match="must be Tensor"):
+        torch.maximum(2, 3)
+
+
+def test_ranges_of_integers() -> None:
+    assert torch.arange(-2.9, 0, dtype=torch.int32).tolist() == [-2, -1, 0]
+    assert torch.arange(-2.9, 0, dtype=torch.int64).tolist() == [-2, -1]
+    assert torch.logspace(0.5, 1.2, 2, dtype=torch.int64).tolist() == [1, 10]
+    with pytest.raises(RuntimeError, match="without overflow"):
+        torch.linspace(-0.5, 3, 3, dtype=torch.uint8)
+
+
+def test_as_strided_of_a_leaf_that_is_a_view() -> None:
+    x = torch.arange(20.0)[10:].requires_grad_()
+    x.as_strided((2,), (2,), 11).sum().backward()
+    assert x.grad.tolist() == [0, 1, 0, 1, 0, 0, 0, 0, 0, 0]
+    with pytest.raises(UnsupportedError, match="leaf"):
+        x.as_strided((2,), (2,), 0)
