@@ -90,8 +90,8 @@ def binary(op: str, a: Any, b: Any) -> Tensor:
 
 
 def common_dtype(function: str, a: Any, b: Any) -> DType:
-    """``result_type`` of the two operands of a function; TypeError if one of them is no operand, or none a tensor (but for some
-    functions, which take two numbers)."""
+    """``result_type`` of the two operands of a function; TypeError if one of them is no operand, or none a tensor
+    (but for some functions, which take two numbers)."""
     try:
         dtype = result_type(a, b)
     except TypeError:

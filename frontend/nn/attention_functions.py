@@ -109,8 +109,8 @@ def _positions(scores: Tensor, axis: int) -> Tensor:
 
 
 def _masked(scores: Tensor, mask: Tensor, dtype: DType) -> tuple[Tensor, Tensor | None]:
-    """The masked scores of a query of this dtype, and which queries have a key at all (None: all). Those without keep their scores, so that
-    neither their weights nor their gradients become NaN."""
+    """The masked scores of a query of this dtype, and which queries have a key at all (None: all). Those without keep
+    their scores, so that neither their weights nor their gradients become NaN."""
     dispatch.require_tensor(mask, "scaled_dot_product_attention", "attn_mask")
     if mask.dtype not in (bool_, dtype, float32):
         raise RuntimeError(
