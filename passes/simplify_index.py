@@ -153,7 +153,7 @@ def _repeat(b: GraphBuilder, node: Node) -> Value | None:
         if axis < 2 or not isinstance(before, int) or not isinstance(times, int) or before * times != after:
             return None
         factors[-1] = times
-    if narrow or max(factors) < 2:
+    if narrow or all(times == 1 for times in factors):
         return None
     for axis, times in enumerate(factors):
         if times > 1:
