@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = cli.main(args=None if argv is None else list(argv), prog_name="ingot", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except (click.exceptions.Abort, KeyboardInterrupt):  # click turns Ctrl-C into Abort
+        sys.unraisablehook = lambda _: None  # LLVM objects that were half made complain when they are freed
         _fail("interrupted", EXIT_INTERRUPTED)
     except click.ClickException as error:
         error.show()
