@@ -304,27 +304,27 @@ def _matmul(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
 
 
 def _strassen(node: Node, target: Target) -> list[LayoutChoice]:
-    """One level of Strassen's algorithm, where it applies."""
+    """Strassen's algorithm, where it applies."""
     a, b = node.inputs
     y, transposed = node.output, node.attrs["transpose_b"]
-    lanes = target.lanes(dtypes.float32)
     if any(v.dtype != dtypes.float32 for v in (a, b, y)) or b.type.rank != 2 or not b.type.is_static:
         return []
     outputs, depth = (upper(e) for e in (b.shape if transposed else b.shape[::-1]))
     rows, repeat = y.shape[-2], upper(product(y.shape[:-2]))
-    known = isinstance(rows, int) or any(mod(rows, 2 * half) == 0 for half in range(16, 97))
-    if lanes == 1 or node.attrs["transpose_a"] or depth % 2 or outputs % (2 * lanes) or not known:
+    lanes, axis, found = target.lanes(dtypes.float32), 0 if transposed else 1, []
+    if lanes == 1 or node.attrs["transpose_a"]:
         return []
     if depth < _STRASSEN_TERMS or outputs < _STRASSEN_COLUMNS or upper(rows) < 32:
         return []
-    s = strassen.choose(target, y.dtype, rows, repeat, depth, outputs)
-    n_axis = 0 if transposed else 1
-    packed = Layout(
-        order=() if transposed else (1, 0),
-        blocks=((n_axis, lanes * s.product.nb),),
-        form=strassen.FORM_TRANSPOSED if transposed else strassen.FORM,
-    )
-    return [LayoutChoice((DENSE, packed), (DENSE,), s.seconds * _STRASSEN_MARGIN, str(s))]
+    for levels, cuts in ((1, 2), (2, 4)):
+        known = isinstance(rows, int) or any(mod(rows, cuts * r) == 0 for r in range(32 // cuts, 97))
+        if depth % cuts or outputs % (cuts * lanes) or not known:
+            continue
+        s = strassen.choose(strassen.Case(target, y.dtype, levels, rows, repeat, depth, outputs))
+        form = strassen.NAMES[strassen.Form(levels, transposed)]
+        packed = Layout(order=() if transposed else (1, 0), blocks=((axis, lanes * s.product.nb),), form=form)
+        found.append(LayoutChoice((DENSE, packed), (DENSE,), s.seconds * _STRASSEN_MARGIN, str(s)))
+    return found
 
 
 def _strassen_conv(node: Node, target: Target) -> list[LayoutChoice]:
@@ -337,15 +337,17 @@ def _strassen_conv(node: Node, target: Target) -> list[LayoutChoice]:
     if attrs["stride"] != (1, 1) or any(p != (0, 0) for p in attrs["padding"]) or not static or lanes == 1:
         return []
     outputs, depth = (upper(e) for e in w.shape[:2])
-    pixels = upper(product(y.shape[2:]))
-    if depth % (2 * lanes) or outputs % (2 * lanes) or pixels < 32:
+    pixels, blocked, found = upper(product(y.shape[2:])), Layout(blocks=((1, lanes),)), []
+    if depth < _STRASSEN_TERMS or outputs < _STRASSEN_CONV_COLUMNS or pixels < 32:
         return []
-    if depth < _STRASSEN_TERMS or outputs < _STRASSEN_CONV_COLUMNS:
-        return []
-    s = strassen.choose(target, y.dtype, pixels, upper(y.shape[0]), depth, outputs, blocked=True)
-    packed = Layout(blocks=((0, lanes * s.product.nb),), form=strassen.FORM_TRANSPOSED)
-    blocked = Layout(blocks=((1, lanes),))
-    return [LayoutChoice((blocked, packed), (blocked,), s.seconds * _STRASSEN_CONV_MARGIN, str(s))]
+    for levels, cuts in ((1, 2), (2, 4)):
+        if depth % (cuts * lanes) or outputs % (cuts * lanes):
+            continue
+        case = strassen.Case(target, y.dtype, levels, pixels, upper(y.shape[0]), depth, outputs, blocked=True)
+        s = strassen.choose(case)
+        packed = Layout(blocks=((0, lanes * s.product.nb),), form=strassen.NAMES[strassen.Form(levels, True)])
+        found.append(LayoutChoice((blocked, packed), (blocked,), s.seconds * _STRASSEN_CONV_MARGIN, str(s)))
+    return found
 
 
 _RULES = {"conv": _conv, "conv_transpose": _conv_transpose, "conv_weight_grad": _conv_weight_grad, "matmul": _matmul}

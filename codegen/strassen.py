@@ -1,10 +1,12 @@
-"""One level of Strassen's algorithm for products with constant B: the matrices, the transform of B, the blocks.
+"""One or two levels of Strassen's algorithm for products with constant B: matrices, transform of B, schedules.
 
 With both operands and the result cut into quarters, seven products of half the size give what takes eight otherwise
 (Strassen, "Gaussian elimination is not optimal", 1969): ``C[i][k] = sum_r RESULT[r][i][k] (LEFT[r] . A)(RIGHT[r] . B)``
 where a dot combines quarters. Every such algorithm is Strassen's in other bases; in this one, whose combinations of
 rank one point in directions 120 degrees apart, the errors of the sums grow least (Dumas, Pernet and Sedoglavic,
 "Strassen's algorithm is not optimally accurate", 2024): 0.83 of those in Strassen's own basis.
+
+With two levels the operands are cut into 4 x 4 blocks, and the 49 combinations are the Kronecker products of the above.
 """
 
 from __future__ import annotations
@@ -54,20 +56,56 @@ RESULT: tuple[Matrix, ...] = (
     ((0, 0), (-SINE, 1 / 2)),
     ((0, 0), (SINE, 1 / 2)),
 )
-FORM, FORM_TRANSPOSED = "strassen", "strassen_t"  # of B [K, N], and of B [N, K] or [N, K, 1, 1]
-FORMS = (FORM, FORM_TRANSPOSED)
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is packed: ``levels`` of the algorithm, of B [K, N], or of B [N, K] or [N, K, 1, 1] (``turned``)."""
+
+    levels: int
+    turned: bool
+
+    @property
+    def cuts(self) -> int:
+        """Blocks along either axis of an operand."""
+        return 1 << self.levels
+
+    @property
+    def products(self) -> int:
+        return PRODUCTS**self.levels
+
+
+FORMS = {
+    "strassen": Form(1, False),
+    "strassen_t": Form(1, True),
+    "strassen2": Form(2, False),
+    "strassen2_t": Form(2, True),
+}
+NAMES = {form: name for name, form in FORMS.items()}
+
+
+def combinations(matrices: tuple[Matrix, ...], levels: int) -> np.ndarray:
+    """[products, cuts, cuts]: the combinations of all blocks, those of the first level outermost."""
+    found = one = np.array(matrices)
+    for _ in range(levels - 1):
+        found = np.array([np.kron(outer, inner) for outer in found for inner in one])
+    return found
 
 
 def transform(b: np.ndarray, form: str) -> np.ndarray:
-    """The seven combinations of the quarters of B, one behind the other along K: [K, N] -> [7 K/2, N/2], or
-    [N, K] -> [N/2, 7 K/2] with axes of extent one behind; in the dtype of B, computed in float64."""
-    turned, ones = form == FORM_TRANSPOSED, b.shape[2:]
+    """The combinations of the blocks of B, one behind the other along K, for ``cuts`` = 2 or 4 and 7 or 49 products:
+    [K, N] -> [products K/cuts, N/cuts], or [N, K] -> [N/cuts, products K/cuts] with axes of extent one behind; in the
+    dtype of B, computed in float64."""
+    f, ones = FORMS[form], b.shape[2:]
     whole: np.ndarray = b.reshape(b.shape[0], -1)
-    whole = whole.T if turned else whole
-    k, n = whole.shape[0] // 2, whole.shape[1] // 2
-    quarters = whole.reshape(2, k, 2, n).astype(np.float64)
-    found = np.einsum("rpq,pkqn->rkn", np.array(RIGHT), quarters).reshape(PRODUCTS * k, n).astype(b.dtype)
-    found = found.T if turned else found
+    whole = whole.T if f.turned else whole
+    k, n = whole.shape[0] // f.cuts, whole.shape[1] // f.cuts
+    blocked = whole.reshape(f.cuts, k, f.cuts, n).astype(np.float64)
+    found = np.empty((f.products, k, n), b.dtype)
+    for r, right in enumerate(combinations(RIGHT, f.levels)):
+        found[r] = np.einsum("pq,pkqn->kn", right, blocked)
+    found = found.reshape(f.products * k, n)
+    found = found.T if f.turned else found
     return found.reshape(*found.shape, *ones)
 
 
@@ -75,9 +113,10 @@ def transform(b: np.ndarray, form: str) -> np.ndarray:
 # made one by one (``tests/test_codegen_strassen.py``).
 _TERMS = 128
 
-# Measured on Zen 4: cycles to make the seven combinations of four lines of A (near, or beyond L2), and four lines of
-# the result; and the share of the estimate that products take, as fixed costs of a tile hide behind the next one.
-_INTO_CYCLES, _BACK_CYCLES, _HIDDEN = (22.0, 55.0), 32.0, 0.975
+# Measured on Zen 4: cycles to make the seven combinations of four lines of A (near, or beyond L2), four lines of
+# the result, and with two levels the four pieces of one of the first level's products; and the share of the estimate
+# that products take, as fixed costs of a tile hide behind the next one.
+_INTO_CYCLES, _BACK_CYCLES, _GATHER_CYCLES, _HIDDEN = (22.0, 55.0), 32.0, 22.0, 0.975
 _BLOCKED = 1.8  # times as long from blocks of columns that lie far apart
 # Bytes per cycle of B, and the size from which on other weights leave less: B then comes from memory the first time.
 _NEAR_RATE, _FAR_RATE, _NEAR_BYTES = 11.0, 5.5, 3 << 20
@@ -90,105 +129,134 @@ class StrassenSchedule:
     """How one product runs.
 
     Attributes:
-        half: rows of A's upper (and lower) quarters in one iteration.
+        levels: of the algorithm.
+        rows: of one of A's blocks in one iteration, which takes 2 or 4 of them.
         parts: parallel parts of the columns.
         terms: products in a block of the sums.
         product: schedule of one block and panel.
         seconds: estimate for the whole product on one thread.
+        stepwise: the first level's seven products come one after another, each for all columns of the part, so that
+            only the combinations of A for one of them are in scratch memory (two levels).
     """
 
-    half: int
+    levels: int
+    rows: int
     parts: int
     terms: int
     product: ContractionSchedule
     seconds: float
+    stepwise: bool = False
+
+    @property
+    def _loops(self) -> str:
+        return f"{1 << self.levels} x {self.rows} rows" + (", stepwise" if self.stepwise else "")
 
     @property
     def name(self) -> str:
         """The decisions alone: equal for equal schedules, different for different ones (``tune``)."""
         p = self.product
-        return f"strassen, 2x{self.half} rows, parts {self.parts}, tile {p.tile[0]} x {p.nb}, unroll {p.unroll}"
+        return f"strassen, {self._loops}, parts {self.parts}, tile {p.tile[0]} x {p.nb}, unroll {p.unroll}"
 
     def __str__(self) -> str:
         p = self.product
         return (
-            f"Strassen, 2 x {self.half} rows per iteration, columns in {self.parts} part(s), sums in blocks of "
-            f"{self.terms}, products by tile {p.tile[0]} x {p.nb} vectors of {p.lanes}, unroll {p.unroll}; "
+            f"Strassen, {self.levels} level(s), {self._loops} per iteration, columns in {self.parts} part(s), sums in "
+            f"blocks of {self.terms}, products by tile {p.tile[0]} x {p.nb} vectors of {p.lanes}, unroll {p.unroll}; "
             f"est. {self.seconds * 1e3:.3f} ms on one thread"
         )
 
 
-def blocks(depth: int) -> list[int]:
+def blocks(depth: int, levels: int) -> list[int]:
     """The lengths of the blocks of a sum of ``depth`` terms: equal ones if a few more of them divide it."""
-    count = max(2, -(-depth // _TERMS))
+    count = max(3 - levels, -(-depth // _TERMS))
     even = [c for c in range(count, 2 * count) if depth % c == 0]
     count = even[0] if even else count
     size = -(-depth // count)
     return [min(size, depth - first) for first in range(0, depth, size)]
 
 
+@dataclass(frozen=True)
+class Case:
+    """``repeat`` products of ``rows`` rows, ``depth`` terms and ``outputs`` columns by so many levels.
+
+    ``nb`` is fixed when a packed B dictates it; ``blocked``: columns of A in blocks, each of them with all rows.
+    """
+
+    target: Target
+    dtype: DType
+    levels: int
+    rows: Extent
+    repeat: int
+    depth: int
+    outputs: int
+    nb: int | None = None
+    blocked: bool = False
+
+
 @functools.lru_cache(1024)
-def choose(
-    target: Target,
-    dtype: DType,
-    rows: Extent,
-    repeat: int,
-    depth: int,
-    outputs: int,
-    nb: int | None = None,
-    blocked: bool = False,
-) -> StrassenSchedule:
-    """The cheapest schedule, by estimate, of ``repeat`` products of ``rows`` rows; ``nb`` is fixed when a packed B
-    dictates it; ``blocked``: columns of A in blocks, each of them with all rows."""
-    return min(_schedules(target, dtype, rows, repeat, depth, outputs, nb, blocked), key=lambda s: s.seconds)
+def choose(case: Case) -> StrassenSchedule:
+    """The cheapest schedule by estimate."""
+    return min(_schedules(case), key=lambda s: s.seconds)
 
 
-def alternatives(
-    target: Target, dtype: DType, rows: Extent, repeat: int, depth: int, outputs: int, nb: int, blocked: bool
-) -> list[StrassenSchedule]:
+def alternatives(case: Case) -> list[StrassenSchedule]:
     """What is worth measuring, cheapest by estimate first."""
-    found = sorted(_schedules(target, dtype, rows, repeat, depth, outputs, nb, blocked), key=lambda s: s.seconds)
+    found = sorted(_schedules(case), key=lambda s: s.seconds)
     return list({s.name: s for s in found}.values())[:_ALTERNATIVES]
 
 
-def _halves(rows: Extent) -> list[int]:
-    """Rows of a quarter that are worth considering."""
+def _block_rows(rows: Extent, cuts: int) -> list[int]:
+    """Rows of a block of A that are worth considering."""
     if not isinstance(rows, int):
-        return [r for r in range(8, 97) if mod(rows, 2 * r) == 0] or [32]
-    return sorted({-(-rows // (2 * bands)) for bands in range(-(-rows // 192), max(2, rows // 16))})
+        return [r for r in range(8, 97) if mod(rows, cuts * r) == 0] or [32]
+    return sorted({-(-rows // (cuts * bands)) for bands in range(-(-rows // (96 * cuts)), max(2, rows // (8 * cuts)))})
 
 
-def _schedules(
-    target: Target, dtype: DType, rows: Extent, repeat: int, depth: int, outputs: int, nb: int | None, blocked: bool
-) -> Iterator[StrassenSchedule]:
+def _schedules(case: Case) -> Iterator[StrassenSchedule]:
+    target, dtype, levels, depth, outputs = case.target, case.dtype, case.levels, case.depth, case.outputs
+    cuts, products, first = 1 << levels, PRODUCTS**levels, PRODUCTS ** (levels - 1)
     lanes, hertz, size = target.lanes(dtype), target.clock_ghz * 1e9, dtype.itemsize
-    rate = _NEAR_RATE if PRODUCTS / 4 * depth * outputs * size < _NEAR_BYTES else _FAR_RATE
-    into_cycles = (_BLOCKED if blocked else 1.0) * _INTO_CYCLES[upper(rows) * repeat * depth * size > target.l2_bytes]
-    vectors, terms = outputs // 2 // lanes, blocks(depth // 2)[0]
-    for width in (nb,) if nb else [w for w in (1, 2, 3, 4) if vectors % w == 0]:
+    rate = _NEAR_RATE if products / cuts**2 * depth * outputs * size < _NEAR_BYTES else _FAR_RATE
+    near, far = _INTO_CYCLES
+    beyond = upper(case.rows) * case.repeat * depth * size > target.l2_bytes
+    # For one line of each block of A, and of the result.
+    into_cycles = near * first + (far - near) * (cuts // 2) ** 2 * beyond
+    into_cycles *= _BLOCKED if case.blocked else 1.0
+    back_cycles = _BACK_CYCLES * (cuts // 2) ** 2 + (_GATHER_CYCLES * PRODUCTS if levels > 1 else 0)
+    vectors, quarter = outputs // cuts // lanes, depth // cuts
+    terms = blocks(quarter, levels)[0]
+    for width in (case.nb,) if case.nb else [w for w in (1, 2, 3, 4) if vectors % w == 0]:
         panels, panel_bytes = vectors // width, width * lanes * size
-        for half in _halves(rows):
-            p = Problem(dtype, (half, 1), width * lanes, depth // 2, depth // 2, 1, width)
-            product = replace(scheduling.choose(target, p), chunk=half)
-            bands = -(-upper(rows) // (2 * half)) * repeat
+        for rows in _block_rows(case.rows, cuts):
+            p = Problem(dtype, (rows, 1), width * lanes, quarter, quarter, 1, width)
+            product = replace(scheduling.choose(target, p), chunk=rows)
+            bands = -(-upper(case.rows) // (cuts * rows)) * case.repeat
             # Weights arrive while the first register tile is computed; the others find them in L1 or L2.
-            one = scheduling.estimate(target, p, product) * hertz * _HIDDEN
-            first, stream = one * product.tile[0] / half, depth / 2 * panel_bytes / rate
-            one += (first**4 + stream**4) ** 0.25 - first
-            into, back = half * depth / 2 * size / _LINE * into_cycles, half * panel_bytes / _LINE * _BACK_CYCLES
-            if PRODUCTS * half * panel_bytes > target.l1_bytes // 2:  # and the products are written to L2
-                back *= 1.25 if PRODUCTS * half * panel_bytes <= target.l1_bytes else 2
-            if PRODUCTS * half * (depth / 2 * size + panel_bytes) > 0.75 * target.l2_bytes:
-                into *= 2
-                one += half * depth / 2 * size / _NEAR_RATE
-            for parts in sorted({1, 2, 4, 8, panels}):
-                if parts > panels:
-                    continue
-                count = bands * parts
-                waste = (0.75 * -(-count // 2) * 2 + 0.25 * -(-count // 4) * 4) / count  # what two or four threads wait
-                uneven = -(-panels // parts) * parts / panels
-                cycles = bands * (parts * into + panels * (PRODUCTS * one + back) * (0.5 + 0.5 * uneven))
-                yield StrassenSchedule(half, parts, terms, product, cycles * waste / hertz)
+            plain = scheduling.estimate(target, p, product) * hertz * _HIDDEN
+            start, stream = plain * product.tile[0] / rows, quarter * panel_bytes / rate
+            plain += (start**4 + stream**4) ** 0.25 - start
+            for stepwise in (False, True)[:levels]:
+                kept = PRODUCTS if stepwise else products
+                for parts in sorted({1, 2, 4, 8, panels}):
+                    if parts > panels:
+                        continue
+                    one = plain
+                    into, back = rows * quarter * size / _LINE * into_cycles, rows * panel_bytes / _LINE * back_cycles
+                    if PRODUCTS * rows * panel_bytes > target.l1_bytes // 2:  # and the products are written to L2
+                        back *= 1.25 if PRODUCTS * rows * panel_bytes <= target.l1_bytes else 2
+                    results = products // PRODUCTS * (cuts // 2) ** 2 * (-(-panels // parts) if stepwise else 1)
+                    if rows * (kept * quarter * size + results * panel_bytes) > 0.75 * target.l2_bytes:
+                        into *= 2
+                        one += rows * quarter * size / _NEAR_RATE
+                    count = bands * parts
+                    # What two or four threads wait.
+                    waste = (0.75 * -(-count // 2) * 2 + 0.25 * -(-count // 4) * 4) / count
+                    uneven = -(-panels // parts) * parts / panels
+                    cycles = bands * (parts * into + panels * (products * one + back) * (0.5 + 0.5 * uneven))
+                    yield StrassenSchedule(levels, rows, parts, terms, product, cycles * waste / hertz, stepwise)
 
 
-__all__ = ["FORMS", "LEFT", "PRODUCTS", "RESULT", "StrassenSchedule", "alternatives", "blocks", "choose", "transform"]
+__all__ = [
+    "FORMS", "LEFT", "NAMES", "PRODUCTS", "RESULT", "RIGHT", "Case", "Form", "StrassenSchedule", "alternatives",
+    "blocks", "choose", "combinations", "transform",
+]  # fmt: skip

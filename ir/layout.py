@@ -32,9 +32,12 @@ def _winograd(rows: int, columns: int) -> Callable[[Sequence[Extent]], tuple[Ext
     return lambda shape: (*shape[:2], shape[2] + (rows - 3), shape[3] + (columns - 3))
 
 
-def _halves(stacked: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
-    # Seven combinations of quarters, one behind the other along axis ``stacked``
-    return lambda shape: (*((7 if i == stacked else 1) * (e // 2) for i, e in enumerate(shape[:2])), *shape[2:])
+def _blocks(cuts: int, products: int, stacked: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # Combinations of cuts x cuts blocks, one behind the other along axis ``stacked``
+    def shape_of(shape: Sequence[Extent]) -> tuple[Extent, ...]:
+        return (*((products if i == stacked else 1) * (e // cuts) for i, e in enumerate(shape[:2])), *shape[2:])
+
+    return shape_of
 
 
 FORMS: dict[str, Form] = {
@@ -46,9 +49,11 @@ FORMS: dict[str, Form] = {
     "winograd6": Form(_winograd(8, 8), 1e-5),
     "winograd3s2": Form(_winograd(7, 7), 1e-6),
     "winograd4s2": Form(_winograd(9, 9), 1e-5),
-    # One level of Strassen's algorithm, for matrices [K, N] and [N, K], or [N, K, 1, 1].
-    "strassen": Form(_halves(0), 1e-6),
-    "strassen_t": Form(_halves(1), 1e-6),
+    # One and two levels of Strassen's algorithm, for matrices [K, N] and [N, K], or [N, K, 1, 1].
+    "strassen": Form(_blocks(2, 7, 0), 1e-6),
+    "strassen_t": Form(_blocks(2, 7, 1), 1e-6),
+    "strassen2": Form(_blocks(4, 49, 0), 1e-6),
+    "strassen2_t": Form(_blocks(4, 49, 1), 1e-6),
     # One to three bfloat16 parts per element, for matrix tiles; the innermost blocks are 32 columns of 32.
     "bf16": Form(tuple, 4e-3, 1),
     "bf16x2": Form(tuple, 1e-5, 2),

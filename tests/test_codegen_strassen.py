@@ -39,6 +39,7 @@ from ingot.ir.types import TensorType
 TARGETS = runnable_targets()
 each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 both_ways = pytest.mark.parametrize("turned", [False, True], ids=["b", "bT"])
+each_level = pytest.mark.parametrize("levels", [1, 2], ids=["one", "two"])
 
 
 def matmul(
@@ -51,15 +52,14 @@ def matmul(
     return GraphBuilder(graph).emit("matmul", [a, b], transpose_b=turned, **attrs)
 
 
-def form_of(turned: bool, width: int) -> Layout:
-    if turned:
-        return Layout(blocks=((0, width),), form=strassen.FORM_TRANSPOSED)
-    return Layout(order=(1, 0), blocks=((1, width),), form=strassen.FORM)
+def form_of(turned: bool, width: int, levels: int = 1) -> Layout:
+    form = strassen.NAMES[strassen.Form(levels, turned)]
+    return Layout(blocks=((0, width),), form=form) if turned else Layout((1, 0), ((1, width),), form=form)
 
 
-def choice(node: Node, target: Target, nb: int, turned: bool = True) -> LayoutChoice:
+def choice(node: Node, target: Target, nb: int, turned: bool = True, levels: int = 1) -> LayoutChoice:
     """Everything dense but B; whether it pays does not matter here."""
-    packed = form_of(turned, nb * target.lanes(dtypes.float32))
+    packed = form_of(turned, nb * target.lanes(dtypes.float32), levels)
     return LayoutChoice((DENSE, packed, *(DENSE for _ in node.inputs[2:])), tuple(DENSE for _ in node.outputs), 0.0)
 
 

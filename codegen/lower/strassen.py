@@ -1,16 +1,18 @@
-"""Matrix products (and 1x1 convolutions) with constant B by one level of Strassen's algorithm, for B in that form.
+"""Matrix products (and 1x1 convolutions) with constant B by Strassen's algorithm, one or two levels, for B in its form.
 
-One parallel iteration takes a band of rows (the upper half of them are A's upper quarters) and some of the columns: it
-combines the quarters of A into scratch memory, multiplies them panel by panel with the combinations of B (the register
-tiles of ``contraction.py``) and combines the seven products into four pieces of the result, through the epilogue.
+One parallel iteration takes a band of rows, cut into two blocks per level, and some of the columns: it combines the
+blocks of A into scratch memory, multiplies them panel by panel with the combinations of B (the register tiles of
+``contraction.py``) and combines the products of seven into four pieces: of the result, through the epilogue, or with
+two levels first of one of the seven products of the first level.
 
-A combination mixes a row of the upper half with one of the lower half, and with them their errors. Bands stay within an
-image or a sequence. Rows of a matrix are samples or tokens of their own: where two that would be mixed differ much in
-size, or are not finite, each half of the band is mixed with itself instead, in two passes.
+A combination mixes a row of each block, and with them their errors. Bands stay within an image or a sequence. Rows of a
+matrix are samples or tokens of their own: where some that would be mixed differ much in size, or are not finite, each
+half of the band is mixed with itself instead, in two passes, or with two levels each quarter, in four.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -50,7 +52,7 @@ def lower_strassen(group: Group, target: Target, schedule: StrassenSchedule | No
 
 def strassen_schedules(group: Group, target: Target) -> list[StrassenSchedule]:
     """The rule's choice for ``lower_strassen``, and what else is worth measuring."""
-    return strassen.alternatives(*_case(group, target).problem(target))
+    return strassen.alternatives(_case(group, target).problem(target))
 
 
 def check_strassen(group: Group, target: Target) -> None:
@@ -64,6 +66,7 @@ class _Case:
     times ``outputs`` columns in panels of ``nb`` vectors; ``step``: elements of A between vectors of a row."""
 
     spec: Contraction
+    form: strassen.Form
     axes: tuple[OutAxis, ...]
     depth: int
     outputs: int
@@ -75,12 +78,12 @@ class _Case:
     def rows(self) -> Extent:
         return self.spec.m[0].extent * self.spec.m[1].extent
 
-    def problem(self, target: Target) -> tuple[Any, ...]:
-        """Arguments of ``strassen.choose``."""
+    def problem(self, target: Target) -> strassen.Case:
         repeat = 1
         for axis in self.spec.outer:
             repeat *= upper(axis.extent)
-        return target, self.spec.dtype, self.rows, repeat, self.depth, self.outputs, self.nb, self.blocked
+        dtype, levels = self.spec.dtype, self.form.levels
+        return strassen.Case(target, dtype, levels, self.rows, repeat, self.depth, self.outputs, self.nb, self.blocked)
 
 
 def _case(group: Group, target: Target) -> _Case:
@@ -91,7 +94,8 @@ def _case(group: Group, target: Target) -> _Case:
         raise UnsupportedError(f"strassen: {core!r} is no product with {b} in its form")
     if any(v.dtype != dtypes.float32 for v in (*group.operands, core.output)):
         raise UnsupportedError(f"strassen: only float32 products, this is of {a} and {b}")
-    turned = b.layout.form == strassen.FORM_TRANSPOSED
+    form = FORMS[b.layout.form]
+    turned, cuts = form.turned, form.cuts
     step: Extent = lanes
     if core.op == "matmul":
         if core.attrs["transpose_a"] or turned != core.attrs["transpose_b"] or b.rank != 2:
@@ -106,13 +110,21 @@ def _case(group: Group, target: Target) -> _Case:
         plain = b.shape[2:] == (1, 1) == attrs["stride"] and attrs["padding"] == ((0, 0), (0, 0))
         if not (turned and plain and attrs["groups"] == 1 and len(ints(core.output.shape[1:])) == 3):
             raise UnsupportedError(f"strassen: {core!r} is no product of rows of pixels")
-        if x.blocks.get(1) != lanes or b.shape[1] % (2 * lanes):
-            raise UnsupportedError(f"strassen: halves of x {a} must be whole blocks of {lanes} channels")
+        if x.blocks.get(1) != lanes or b.shape[1] % (cuts * lanes):
+            raise UnsupportedError(f"strassen: blocks of x {a} must be whole blocks of {lanes} channels")
         (plan,), step = plan_conv(group, target), x.outer[1]
     depth, outputs, nb = plan.k, upper(plan.n), plan.nb
-    if nb is None or depth % 2 or outputs % (2 * nb * lanes):
-        raise UnsupportedError(f"strassen: halves of B {b} must be whole panels of {nb} vectors of {lanes}")
-    return _Case(_describe(group, plan, lanes, nb), plan.axes, depth, outputs, nb, step, core.op == "conv")
+    if nb is None or depth % cuts or outputs % (cuts * nb * lanes):
+        raise UnsupportedError(f"strassen: blocks of B {b} must be whole panels of {nb} vectors of {lanes}")
+    return _Case(_describe(group, plan, lanes, nb), form, plan.axes, depth, outputs, nb, step, core.op == "conv")
+
+
+@dataclass(frozen=True)
+class _Mix:
+    """Pass ``number`` over a band: block ``i`` of the combinations is block ``number * span + i % span`` of A."""
+
+    number: Any
+    span: Any
 
 
 class _Strassen:
@@ -123,26 +135,33 @@ class _Strassen:
         case = _case(group, target)
         self.spec, self.rows, self.axes, self.step = case.spec, case.rows, case.axes, case.step
         self.depth, self.outputs, self.nb = case.depth, case.outputs, case.nb
-        self.schedule: StrassenSchedule = schedule or strassen.choose(*case.problem(target))
+        self.schedule: StrassenSchedule = schedule or strassen.choose(case.problem(target))
         spec = case.spec
         self.guarded = not case.blocked
-        self.dtype, self.lanes, self.half = spec.dtype, target.lanes(spec.dtype), self.schedule.half
-        self.quarter = self.depth // 2  # columns of a quarter of A
+        self.dtype, self.lanes, self.block = spec.dtype, target.lanes(spec.dtype), self.schedule.rows
+        self.form, self.cuts, self.inner = case.form, case.form.cuts, case.form.cuts // 2
+        self.steps = PRODUCTS ** (case.form.levels - 1)  # products of the first level, if there are two
+        self.sizes = strassen.blocks(self.depth // self.cuts, case.form.levels)
+        self.quarter = self.depth // self.cuts  # columns of a block of A
         self.width = self.nb * self.lanes
-        self.panels = self.outputs // 2 // self.width
+        self.panels = self.outputs // self.cuts // self.width
         # Odd numbers of vectors: rows, and the products of one piece, go to different cache sets.
         self.pitch = (-(-self.quarter // self.lanes) | 1) * self.lanes
-        self.product_size = (self.half * self.nb | 1) * self.lanes
-        self.whole = isinstance(self.rows, int) and self.rows % (2 * self.half) == 0
+        self.product_size = (self.block * self.nb | 1) * self.lanes
+        self.whole = isinstance(self.rows, int) and self.rows % (self.cuts * self.block) == 0
 
         self.b = b = LoopBuilder("kernel", target)
         self.values = _distinct([*group.operands, *group.extras, *group.node.outputs])
         self.pointers = {v: b.buffer(v.name, v.dtype) for v in self.values}
         self.extents = Extents(b)
-        self.left = b.scratch(self.dtype, PRODUCTS * self.half * self.pitch)
-        self.products = b.scratch(self.dtype, PRODUCTS * self.product_size)
+        stepwise = self.schedule.stepwise
+        self.left = b.scratch(self.dtype, PRODUCTS * (1 if stepwise else self.steps) * self.block * self.pitch)
+        self.products = self.sums = b.scratch(self.dtype, PRODUCTS * self.product_size)
+        if self.form.levels > 1:  # pieces of the first level's products, those of one piece of the result together
+            held = -(-self.panels // self.schedule.parts) if stepwise else 1
+            self.sums = b.scratch(self.dtype, held * self.inner**2 * PRODUCTS * self.product_size)
         lines = _epilogue_lines(group, self.axes, target, self.lanes)
-        self.pieces = b.scratch(self.dtype, 4 * self.lanes) if 10 * lines > EPILOGUE_LINES else None
+        self.pieces = b.scratch(self.dtype, 4 * self.lanes) if 8 * lines > EPILOGUE_LINES else None
         # A generator that is only asked to finish vectors: addresses, epilogue and stores of the result.
         a, right = (self.pointers[v] for v in group.operands)
         outs = [self.pointers[v] for v in group.node.outputs]
@@ -154,8 +173,8 @@ class _Strassen:
         from .contraction import _inplace, decode, grain
 
         b, spec = self.b, self.spec
-        size = 2 * self.half
-        parts = self.schedule.parts
+        size = self.cuts * self.block
+        parts, stepwise = self.schedule.parts, self.schedule.stepwise
         counters = [("part", parts), *((axis.name, axis.extent) for axis in spec.outer)]
         counters.append(("band", (self.rows + (size - 1)) // size))
 
@@ -163,33 +182,45 @@ class _Strassen:
             at = decode(b, self.extents, it, counters)
             first = b.imul(at["band"], size)
             low, high = (b.idiv(b.imul(b.iadd(at["part"], k), self.panels), parts) for k in (0, 1))
+            passes = self.combine_left(at, first, None, range(0) if stepwise else range(self.steps))
 
-            def panels(apart: Any, only: Any) -> None:
-                def one_panel(panel: Any) -> None:
-                    self.fetch_left(at, b.iadd(first, size), b.isub(panel, low))
-                    b.loop(0, PRODUCTS, lambda p: self.product(p, panel))
-                    self.finish(at, first, panel, apart, only)
+            def combine_if(condition: Val, mix: _Mix, steps: range) -> None:
+                b.when(condition, lambda: self.combine_left(at, first, mix, steps))
 
-                b.loop(low, high, one_panel)
+            def one_pass(number: Any) -> None:
+                mix = _Mix(number, b.idiv(self.cuts, passes))
+                if stepwise:
+                    b.loop(0, self.steps, lambda step: one_step(mix, step))
+                    b.loop(low, high, lambda panel: self.finish(at, first, panel, b.isub(panel, low), mix))
+                    return
+                if self.guarded:
+                    combine_if(b.icmp("ne", passes, 1), mix, range(self.steps))
+                b.loop(low, high, lambda panel: one_panel(mix, panel))
 
-            if not self.guarded:
-                self.combine_left(at, first)
-                panels(0, 0)
-                return
-            apart = self.combine_left(at, first)
+            def one_step(mix: _Mix, step: Any) -> None:
+                for k in range(self.steps):
+                    combine_if(b.icmp("eq", step, k), mix, range(k, k + 1))
 
-            def one_pass(only: Any) -> None:
-                b.when(b.icmp("ne", apart, 0), lambda: self.combine_left(at, first, only))
-                panels(apart, only)
+                def panel_of_step(panel: Any) -> None:
+                    local = b.isub(panel, low)
+                    self.fetch_left(at, b.iadd(first, size), b.iadd(b.imul(local, self.steps), step))
+                    self.seven(step, 0, panel, local)
 
-            b.loop(0, b.iadd(apart, 1), one_pass)
+                b.loop(low, high, panel_of_step)
+
+            def one_panel(mix: _Mix, panel: Any) -> None:
+                self.fetch_left(at, b.iadd(first, size), b.isub(panel, low))
+                b.loop(0, self.steps, lambda step: self.seven(step, b.imul(step, PRODUCTS), panel, 0))
+                self.finish(at, first, panel, 0, mix)
+
+            b.loop(0, passes, one_pass)
 
         b.loop(b.begin, b.end, body)
         trip = product(count for _, count in counters)
         rows = upper(self.rows, 1 << 40)
         for axis in spec.outer:
             rows *= upper(axis.extent, 1 << 20)
-        executed = 2.0 * rows * self.depth * self.outputs * PRODUCTS / 8
+        executed = 2.0 * rows * self.depth * self.outputs * (PRODUCTS / 8) ** self.form.levels
         moved = sum(float(upper(v.type.nbytes, 1 << 40)) for v in self.values)
         return LoweredKernel(
             self.group.node,
@@ -213,66 +244,87 @@ class _Strassen:
         return outer, self.b.isub(row, self.b.imul(outer, self.extents(inner)))
 
     # -- A ------------------------------------------------------------------------------------------------
-    def combine_left(self, at: dict[str, Any], first: Any, only: Any = None) -> Any:
-        """``LEFT . A`` of a band, to left[product][row][column].
+    def combine_left(self, at: dict[str, Any], first: Any, mix: _Mix | None, steps: range) -> Any:
+        """``LEFT . A`` of a band for the first level's products ``steps``, to left[product][row][column].
 
-        ``only``: the half whose rows take the place of the other's, too. Returns whether (1 or 0) rows should not be
-        mixed, if A is guarded and ``only`` is not given. Rows behind the last one are replaced by ones that exist, so
-        that the loop has no branch.
+        Without a ``mix`` that of one pass, and the number of passes it should have been is returned. Rows behind the
+        last one are replaced by ones that exist, so that the loop has no branch.
         """
         b, g, step = self.b, self.result, self.extents(self.step)
+        measured = self.guarded and mix is None
+        if not measured and not steps:
+            return 1
+        number, span = (0, self.cuts) if mix is None else (mix.number, mix.span)
         source = g.start(self.pointers[self.group.operands[0]], self.spec.a, {**at, "panel": 0})
         count = self.extents(self.rows)
         vectors, rest = divmod(self.quarter, self.lanes)
-        # From one quarter to the next: along a row of a matrix, or over whole blocks of channels.
+        # From one block to the next: along a row of a matrix, or over whole blocks of channels.
         across = self.quarter if self.step == self.lanes else b.imul(vectors, step)
-        measured = self.guarded and only is None
+        mixed = b.imul(b.imul(number, span), self.block)  # the first of the rows that are mixed
+        places = [b.iadd(mixed, b.imul(b.irem(i, span), self.block)) for i in range(self.cuts)]
 
         def rows(t: Any) -> list[Any]:
-            upper_row = b.iadd(first, t)
-            if only is not None:
-                row = b.iadd(upper_row, b.imul(only, self.half))
-                return [row if self.whole else b.imin(row, b.isub(count, 1))] * 2
-            lower_row = b.iadd(upper_row, self.half)
+            found = [b.iadd(b.iadd(first, t), place) for place in places]
             if self.whole:
-                return [upper_row, lower_row]
-            upper_row = b.imin(upper_row, b.isub(count, 1))
-            return [upper_row, b.select(b.icmp("lt", lower_row, count), b.ival(lower_row), b.ival(upper_row))]
+                return found
+            one = b.ival(b.imin(b.iadd(b.iadd(first, t), mixed), b.isub(count, 1)))
+            return [b.select(b.icmp("lt", row, count), b.ival(row), one) for row in found]
 
-        def line(t: Any, *apart: Val) -> list[Val]:
+        def line(t: Any, *passes: Val) -> list[Val]:
             sources = [b.at(source, g.row_offset(self.spec.a, self.place(row))) for row in rows(t)]
             target = b.at(self.left, b.imul(t, self.pitch))
 
             def vector(k: Any, *squares: Val, mask: Val | None = None) -> list[Val]:
                 place = b.imul(k, step)
-                quarters = [
-                    [b.load(src, b.iadd(place, b.imul(j, across)), self.lanes, 1, mask) for j in (0, 1)]
+                grid = [
+                    [b.load(src, b.iadd(place, b.imul(j, across)), self.lanes, 1, mask) for j in range(self.cuts)]
                     for src in sources
                 ]
-                for p, value in enumerate(self._left(quarters)):
-                    b.store(target, value, b.iadd(b.imul(k, self.lanes), p * self.half * self.pitch))
-                pairs = zip(squares, quarters, strict=True) if squares else ()
-                return [b.op("fma", row[1], row[1], b.op("fma", row[0], row[0], s)) for s, row in pairs]
+                for p, value in enumerate(self._combinations(grid, steps)):
+                    b.store(target, value, b.iadd(b.imul(k, self.lanes), p * self.block * self.pitch))
+                found = []
+                for total, row in zip(squares, grid if squares else (), strict=True):
+                    for value in row:
+                        total = b.op("fma", value, value, total)
+                    found.append(total)
+                return found
 
-            squares = [b.const(self.dtype, 0, self.lanes)] * 2 if measured else []
+            squares = [b.const(self.dtype, 0, self.lanes)] * self.cuts if measured else []
             squares = b.loop(0, vectors, vector, carry=squares)
             if rest:
                 squares = vector(vectors, *squares, mask=b.lanes_below(rest, self.lanes))
             if not measured:
                 return []
-            norms = [b.horizontal("add", s) for s in squares]
-            both = b.cmp("le", b.op("add", *norms), b.const(self.dtype, MOST))
-            for x, y in (norms, norms[::-1]):
-                both = b.op("and", both, b.cmp("le", x, b.op("mul", y, b.const(self.dtype, SIZES))))
-            return [b.select(both, apart[0], b.ival(1))]
+            (most,) = passes
+            return [b.ival(b.imax(most, self.passes([b.horizontal("add", s) for s in squares])))]
 
-        found = b.loop(0, self.half, line, carry=[b.ival(0)] if measured else [])
-        return found[0] if found else None
+        found = b.loop(0, self.block, line, carry=[b.ival(1)] if measured else [])
+        return found[0] if found else 1
+
+    def passes(self, norms: list[Val]) -> Val:
+        """In how many passes rows of these squared norms should be mixed."""
+        b = self.b
+
+        def alike(rows: list[Val]) -> Val:
+            low = high = total = rows[0]
+            for row in rows[1:]:
+                low, high, total = b.op("min", low, row), b.op("max", high, row), b.op("add", total, row)
+            finite = b.cmp("le", total, b.const(self.dtype, MOST))  # false for NaN
+            return b.op("and", finite, b.cmp("le", high, b.op("mul", low, b.const(self.dtype, SIZES))))
+
+        found, count = b.ival(self.cuts), self.cuts // 2
+        while count:
+            span = self.cuts // count
+            groups = [alike(norms[i * span : (i + 1) * span]) for i in range(count)]
+            found = b.select(functools.reduce(lambda x, y: b.op("and", x, y), groups), b.ival(count), found)
+            count //= 2
+        return found
 
     def fetch_left(self, at: dict[str, Any], first: Any, number: Any) -> None:
         """Prefetches a share of the band from row ``first`` on, which comes next."""
         b, g = self.b, self.result
-        share = -(-2 * self.half // max(1, self.panels // self.schedule.parts))
+        shares = self.panels // self.schedule.parts * (self.steps if self.schedule.stepwise else 1)
+        share = -(-self.cuts * self.block // max(1, shares))
         source = g.start(self.pointers[self.group.operands[0]], self.spec.a, {**at, "panel": 0})
         first = b.iadd(first, b.imul(number, share))
         line = 64 // self.dtype.itemsize
@@ -285,6 +337,18 @@ class _Strassen:
             b.loop(0, count, lambda k: b.prefetch(start, b.imul(k, step), level=2))
 
         b.loop(0, share, row)
+
+    def _combinations(self, grid: list[list[Val]], steps: range) -> list[Val]:
+        """The combinations of one vector of each block, with two levels those for the first level's ``steps``."""
+        if self.form.levels == 1:
+            return self._left(grid) if steps else []
+        found: list[list[list[Val]]] = [[[] for _ in range(2)] for _ in range(self.steps)]
+        for i in (0, 1):
+            for j in (0, 1):
+                quarter = [[grid[2 * p + i][2 * q + j] for q in (0, 1)] for p in (0, 1)]
+                for k, value in enumerate(self._left(quarter)):
+                    found[k][i].append(value)
+        return [value for k in steps for value in self._left(found[k])]
 
     def _left(self, a: Sequence[Sequence[Val]]) -> list[Val]:
         """``strassen.LEFT``, with shared sums."""
@@ -302,21 +366,39 @@ class _Strassen:
         ]
 
     # -- the products -------------------------------------------------------------------------------------
-    def product(self, number: Any, panel: Any) -> None:
-        """One of the seven products of a panel, to products[number][row][column of the panel]."""
+    def seven(self, step: Any, held: Any, panel: Any, local: Any) -> None:
+        """Seven products of a panel, of combinations from left[held] on, and with two levels their pieces to
+        sums[local panel][piece][step][row][column of the panel]."""
+        b = self.b
+        b.loop(0, PRODUCTS, lambda p: self.product(p, b.iadd(held, p), b.iadd(b.imul(step, PRODUCTS), p), panel))
+        if self.form.levels == 1:
+            return
+        to = b.imul(b.iadd(b.imul(local, self.inner**2 * PRODUCTS), step), self.product_size)
+
+        def vector(v: Any) -> None:
+            place = b.imul(v, self.lanes)
+            source, target = b.at(self.products, place), b.at(b.at(self.sums, to), place)
+            found = self._result([b.load(source, p * self.product_size, self.lanes) for p in range(PRODUCTS)])
+            for i, value in enumerate([*found[0], *found[1]]):
+                b.store(target, value, i * PRODUCTS * self.product_size)
+
+        b.loop(0, self.block * self.nb, vector)
+
+    def product(self, slot: Any, held: Any, number: Any, panel: Any) -> None:
+        """Product ``number`` of a panel, of left[held], to products[slot][row][column of the panel]."""
         b, width = self.b, self.width
-        sizes = strassen.blocks(self.quarter)
-        left = b.at(self.left, b.imul(number, self.half * self.pitch))
-        right = b.at(self.pointers[self.group.operands[1]], b.imul(panel, PRODUCTS * self.quarter * width))
+        sizes = self.sizes
+        left = b.at(self.left, b.imul(held, self.block * self.pitch))
+        right = b.at(self.pointers[self.group.operands[1]], b.imul(panel, self.form.products * self.quarter * width))
         right = b.at(right, b.imul(number, self.quarter * width))
-        out = b.at(self.products, b.imul(number, self.product_size))
+        out = b.at(self.products, b.imul(slot, self.product_size))
 
         def block(first: Any, size: int, add: bool) -> None:
             sums = Operand(0, {"t": width}, 0, self.lanes, 1, padded=True)
             spec = Contraction(
                 self.dtype,
                 (),
-                (Axis("t", self.half), ONE),
+                (Axis("t", self.block), ONE),
                 width,
                 (Segment((Axis("k", size),)),),
                 Operand(0, {"t": self.pitch, "k": 1}),
@@ -338,54 +420,69 @@ class _Strassen:
             block(sum(sizes[:-1]), sizes[-1], True)
 
     # -- the result ---------------------------------------------------------------------------------------
-    def finish(self, at: dict[str, Any], first: Any, panel: Any, apart: Any, only: Any) -> None:
-        """``RESULT`` of one panel's products, epilogue and stores of its four pieces; if rows were kept ``apart``, of
-        the two of the half ``only``."""
+    def finish(self, at: dict[str, Any], first: Any, panel: Any, local: Any, mix: _Mix) -> None:
+        """The last combinations for one panel of each block of the result's columns, epilogue and stores, for the rows
+        that ``mix`` is about."""
         b, g, count = self.b, self.result, len(self.spec.outs)
-        sides = []
-        for k in (0, 1):
-            place = {**at, "panel": b.iadd(panel, k * self.panels), "chunk": at["band"]}
-            pointers = [g.start(p, o, place) for p, o in g.operands()[2:]]
-            sides.append((pointers[:count], pointers[count:]))
-            for v in self.group.node.outputs:
-                clear_halo(b, self.extents, v.type, self.pointers[v], g, place, self.axes)
+        apart = self.inner * self.block  # rows between pieces of one combination
+        mixed = b.iadd(first, b.imul(b.imul(mix.number, mix.span), self.block))
 
-        def line(t: Any, halves: tuple[int, ...]) -> None:
-            rows = [self.place(b.iadd(b.iadd(first, t), i * self.half)) for i in (0, 1)]
-            source = b.at(self.products, b.imul(t, self.width))
+        def columns(column: Any) -> None:
+            sides = []
+            for k in (0, 1):
+                block = b.iadd(column, k * self.inner)
+                place = {**at, "panel": b.iadd(panel, b.imul(block, self.panels)), "chunk": at["band"]}
+                pointers = [g.start(p, o, place) for p, o in g.operands()[2:]]
+                sides.append((pointers[:count], pointers[count:]))
+                for v in self.group.node.outputs:
+                    clear_halo(b, self.extents, v.type, self.pointers[v], g, place, self.axes)
 
-            def vector(j: Any) -> None:
-                src = b.at(source, b.imul(j, self.lanes))
-                values = self._result([b.load(src, p * self.product_size, self.lanes) for p in range(PRODUCTS)])
-                loaded: list[dict[tuple[Any, ...], Val]] = [{}, {}]
-                pieces = self.pieces
-                if pieces is None:
-                    for i in halves:
-                        for k in (0, 1):
-                            g.finish_vector(*sides[k], rows[i], j, None, values[i][k], loaded[k])
-                    return
-                for i in (0, 1):
+            def block_row(i: Any) -> None:
+                start = b.iadd(mixed, b.imul(i, self.block))
+                piece = b.iadd(b.imul(b.iadd(b.imul(local, self.inner), i), self.inner), column)
+                source = b.at(self.sums, b.imul(piece, PRODUCTS * self.product_size))
+                exist: list[Any] = [self.block, self.block]
+                if not self.whole:
+                    left = b.isub(self.extents(self.rows), start)
+                    exist = [b.imax(b.imin(b.isub(left, h * apart), self.block), 0) for h in (0, 1)]
+                both = b.imul(b.idiv(mix.span, self.cuts), exist[1])
+                b.loop(0, both, lambda t: self.line(sides, source, start, t, (0, 1)))
+                b.loop(both, exist[0], lambda t: self.line(sides, source, start, t, (0,)))
+
+            b.loop(0, b.imin(mix.span, self.inner), block_row)
+
+        b.loop(0, self.inner, columns)
+
+    def line(self, sides: list[tuple[list[Val], list[Val]]], source: Val, start: Any, t: Any, halves: Any) -> None:
+        """Row ``t`` of the blocks from row ``start`` on, of the upper one of two or both."""
+        b, g = self.b, self.result
+        apart = self.inner * self.block
+        rows = [self.place(b.iadd(b.iadd(start, t), i * apart)) for i in halves]
+        source = b.at(source, b.imul(t, self.width))
+
+        def vector(j: Any) -> None:
+            src = b.at(source, b.imul(j, self.lanes))
+            values = self._result([b.load(src, p * self.product_size, self.lanes) for p in range(PRODUCTS)])
+            loaded: list[dict[tuple[Any, ...], Val]] = [{}, {}]
+            pieces = self.pieces
+            if pieces is None:
+                for i in halves:
                     for k in (0, 1):
-                        b.store(pieces, values[i][k], (2 * i + k) * self.lanes)
+                        g.finish_vector(*sides[k], rows[i], j, None, values[i][k], loaded[k])
+                return
+            for i in halves:
+                for k in (0, 1):
+                    b.store(pieces, values[i][k], (2 * i + k) * self.lanes)
 
-                def stored(i: Any) -> None:
-                    row = self.place(b.iadd(b.iadd(first, t), b.imul(i, self.half)))
-                    for k in (0, 1):
-                        value = b.load(pieces, b.imul(b.iadd(b.imul(i, 2), k), self.lanes), self.lanes)
-                        g.finish_vector(*sides[k], row, j, None, value, {})
+            def stored(i: Any) -> None:
+                row = self.place(b.iadd(b.iadd(start, t), b.imul(i, apart)))
+                for k in (0, 1):
+                    value = b.load(pieces, b.imul(b.iadd(b.imul(i, 2), k), self.lanes), self.lanes)
+                    g.finish_vector(*sides[k], row, j, None, value, {})
 
-                b.loop(halves[0], halves[-1] + 1, stored)
+            b.loop(0, len(halves), stored)
 
-            b.loop(0, self.nb, vector)
-
-        exist: list[Any] = [self.half, self.half]  # rows of either half
-        if not self.whole:
-            left = b.isub(self.extents(self.rows), first)
-            exist = [b.imax(b.imin(b.isub(left, i * self.half), self.half), 0) for i in (0, 1)]
-        both = b.imul(b.isub(1, apart), exist[1])
-        b.loop(0, both, lambda t: line(t, (0, 1)))
-        b.loop(both, b.imul(b.isub(1, only), exist[0]), lambda t: line(t, (0,)))
-        b.loop(0, b.imul(only, exist[1]), lambda t: line(t, (1,)))
+        b.loop(0, self.nb, vector)
 
     def _result(self, m: Sequence[Val]) -> list[list[Val]]:
         """``strassen.RESULT``, with shared sums."""
