@@ -145,8 +145,9 @@ class _Strassen:
         self.quarter = self.depth // self.cuts  # columns of a block of A
         self.width = self.nb * self.lanes
         self.panels = self.outputs // self.cuts // self.width
-        # Odd numbers of vectors: rows, and the products of one piece, go to different cache sets.
+        # Odd numbers of vectors: rows, combinations, and the products of one piece, go to different cache sets.
         self.pitch = (-(-self.quarter // self.lanes) | 1) * self.lanes
+        self.left_size = (self.block * self.pitch // self.lanes | 1) * self.lanes
         self.product_size = (self.block * self.nb | 1) * self.lanes
         self.whole = isinstance(self.rows, int) and self.rows % (self.cuts * self.block) == 0
 
@@ -155,7 +156,7 @@ class _Strassen:
         self.pointers = {v: b.buffer(v.name, v.dtype) for v in self.values}
         self.extents = Extents(b)
         stepwise = self.schedule.stepwise
-        self.left = b.scratch(self.dtype, PRODUCTS * (1 if stepwise else self.steps) * self.block * self.pitch)
+        self.left = b.scratch(self.dtype, PRODUCTS * (1 if stepwise else self.steps) * self.left_size)
         self.products = self.sums = b.scratch(self.dtype, PRODUCTS * self.product_size)
         if self.form.levels > 1:  # pieces of the first level's products, those of one piece of the result together
             held = -(-self.panels // self.schedule.parts) if stepwise else 1
@@ -274,14 +275,14 @@ class _Strassen:
             sources = [b.at(source, g.row_offset(self.spec.a, self.place(row))) for row in rows(t)]
             target = b.at(self.left, b.imul(t, self.pitch))
 
-            def vector(k: Any, *squares: Val, mask: Val | None = None) -> list[Val]:
+            def vector(made: range, k: Any, *squares: Val, mask: Val | None = None) -> list[Val]:
                 place = b.imul(k, step)
                 grid = [
                     [b.load(src, b.iadd(place, b.imul(j, across)), self.lanes, 1, mask) for j in range(self.cuts)]
                     for src in sources
                 ]
-                for p, value in enumerate(self._combinations(grid, steps)):
-                    b.store(target, value, b.iadd(b.imul(k, self.lanes), p * self.block * self.pitch))
+                for p, value in enumerate(self._combinations(grid, made), PRODUCTS * (made.start - steps.start)):
+                    b.store(target, value, b.iadd(b.imul(k, self.lanes), p * self.left_size))
                 found = []
                 for total, row in zip(squares, grid if squares else (), strict=True):
                     for value in row:
@@ -289,10 +290,14 @@ class _Strassen:
                     found.append(total)
                 return found
 
-            squares = [b.const(self.dtype, 0, self.lanes)] * self.cuts if measured else []
-            squares = b.loop(0, vectors, vector, carry=squares)
-            if rest:
-                squares = vector(vectors, *squares, mask=b.lanes_below(rest, self.lanes))
+            # Seven at a time: more streams of stores take turns in the cache sets, and need registers.
+            for k in range(steps.start, max(steps.start + 1, steps.stop)):
+                made = range(k, min(k + 1, steps.stop))
+                last = measured and k + 1 >= steps.stop
+                squares = [b.const(self.dtype, 0, self.lanes)] * self.cuts if last else []
+                squares = b.loop(0, vectors, functools.partial(vector, made), carry=squares)
+                if rest:
+                    squares = vector(made, vectors, *squares, mask=b.lanes_below(rest, self.lanes))
             if not measured:
                 return []
             (most,) = passes
@@ -388,7 +393,7 @@ class _Strassen:
         """Product ``number`` of a panel, of left[held], to products[slot][row][column of the panel]."""
         b, width = self.b, self.width
         sizes = self.sizes
-        left = b.at(self.left, b.imul(held, self.block * self.pitch))
+        left = b.at(self.left, b.imul(held, self.left_size))
         right = b.at(self.pointers[self.group.operands[1]], b.imul(panel, self.form.products * self.quarter * width))
         right = b.at(right, b.imul(number, self.quarter * width))
         out = b.at(self.products, b.imul(slot, self.product_size))
