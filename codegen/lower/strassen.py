@@ -13,7 +13,7 @@ half of the band is mixed with itself instead, in two passes, or with two levels
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +188,9 @@ class _Strassen:
             def combine_if(condition: Val, mix: _Mix, steps: range) -> None:
                 b.when(condition, lambda: self.combine_left(at, first, mix, steps))
 
+            def fetch(before: Any) -> Callable[[Any], None]:
+                return lambda p: self.fetch_left(at, b.iadd(first, size), b.iadd(b.imul(before, PRODUCTS), p))
+
             def one_pass(number: Any) -> None:
                 mix = _Mix(number, b.idiv(self.cuts, passes))
                 if stepwise:
@@ -204,14 +207,17 @@ class _Strassen:
 
                 def panel_of_step(panel: Any) -> None:
                     local = b.isub(panel, low)
-                    self.fetch_left(at, b.iadd(first, size), b.iadd(b.imul(local, self.steps), step))
-                    self.seven(step, 0, panel, local)
+                    before = b.iadd(b.imul(step, self.panels // parts), local)
+                    self.seven(step, 0, panel, local, fetch(before))
 
                 b.loop(low, high, panel_of_step)
 
             def one_panel(mix: _Mix, panel: Any) -> None:
-                self.fetch_left(at, b.iadd(first, size), b.isub(panel, low))
-                b.loop(0, self.steps, lambda step: self.seven(step, b.imul(step, PRODUCTS), panel, 0))
+                def step_of_panel(step: Any) -> None:
+                    before = b.iadd(b.imul(b.isub(panel, low), self.steps), step)
+                    self.seven(step, b.imul(step, PRODUCTS), panel, 0, fetch(before))
+
+                b.loop(0, self.steps, step_of_panel)
                 self.finish(at, first, panel, 0, mix)
 
             b.loop(0, passes, one_pass)
@@ -326,22 +332,23 @@ class _Strassen:
         return found
 
     def fetch_left(self, at: dict[str, Any], first: Any, number: Any) -> None:
-        """Prefetches a share of the band from row ``first`` on, which comes next."""
+        """Prefetches a share of the band from row ``first`` on, which comes next, during product ``number``."""
         b, g = self.b, self.result
-        shares = self.panels // self.schedule.parts * (self.steps if self.schedule.stepwise else 1)
-        share = -(-self.cuts * self.block // max(1, shares))
+        size = self.cuts * self.block
+        share = -(-size // max(1, self.panels // self.schedule.parts * self.form.products))
         source = g.start(self.pointers[self.group.operands[0]], self.spec.a, {**at, "panel": 0})
-        first = b.iadd(first, b.imul(number, share))
+        start = b.imul(number, share)
         line = 64 // self.dtype.itemsize
         count, step = (-(-self.depth // line), line)
         if self.step != self.lanes:
             count, step = self.depth // self.lanes, self.extents(self.step)
 
         def row(i: Any) -> None:
-            start = b.at(source, g.row_offset(self.spec.a, self.place(b.iadd(first, i))))
-            b.loop(0, count, lambda k: b.prefetch(start, b.imul(k, step), level=2))
+            place = self.place(b.iadd(b.iadd(first, start), i))
+            start_of_row = b.at(source, g.row_offset(self.spec.a, place))
+            b.loop(0, count, lambda k: b.prefetch(start_of_row, b.imul(k, step), level=2))
 
-        b.loop(0, share, row)
+        b.loop(0, b.imin(share, b.imax(b.isub(size, start), 0)), row)
 
     def _combinations(self, grid: list[list[Val]], steps: range) -> list[Val]:
         """The combinations of one vector of each block, with two levels those for the first level's ``steps``."""
@@ -371,11 +378,16 @@ class _Strassen:
         ]
 
     # -- the products -------------------------------------------------------------------------------------
-    def seven(self, step: Any, held: Any, panel: Any, local: Any) -> None:
+    def seven(self, step: Any, held: Any, panel: Any, local: Any, before: Callable[[Any], None]) -> None:
         """Seven products of a panel, of combinations from left[held] on, and with two levels their pieces to
         sums[local panel][piece][step][row][column of the panel]."""
         b = self.b
-        b.loop(0, PRODUCTS, lambda p: self.product(p, b.iadd(held, p), b.iadd(b.imul(step, PRODUCTS), p), panel))
+
+        def one(p: Any) -> None:
+            before(p)
+            self.product(p, b.iadd(held, p), b.iadd(b.imul(step, PRODUCTS), p), panel)
+
+        b.loop(0, PRODUCTS, one)
         if self.form.levels == 1:
             return
         to = b.imul(b.iadd(b.imul(local, self.inner**2 * PRODUCTS), step), self.product_size)
