@@ -334,7 +334,7 @@ def _strassen_conv(node: Node, target: Target) -> list[LayoutChoice]:
     if any(v.dtype != dtypes.float32 for v in (x, w, y)) or w.shape[2:] != (1, 1) or attrs["groups"] != 1:
         return []
     static = all(isinstance(e, int) and e > 0 for e in y.shape[1:])
-    if attrs["stride"] != (1, 1) or any(p != (0, 0) for p in attrs["padding"]) or not static or lanes == 1:
+    if any(p != (0, 0) for p in attrs["padding"]) or not static or lanes == 1:
         return []
     outputs, depth = (upper(e) for e in w.shape[:2])
     pixels, blocked, found = upper(product(y.shape[2:])), Layout(blocks=((1, lanes),)), []

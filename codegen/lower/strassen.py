@@ -107,7 +107,7 @@ def _case(group: Group, target: Target) -> _Case:
         plan = replace(plan, make=lambda *given: replace(make(*given), joinable=False))
     else:
         x, attrs = Placed(a), core.attrs
-        plain = b.shape[2:] == (1, 1) == attrs["stride"] and attrs["padding"] == ((0, 0), (0, 0))
+        plain = b.shape[2:] == (1, 1) and attrs["padding"] == ((0, 0), (0, 0))
         if not (turned and plain and attrs["groups"] == 1 and len(ints(core.output.shape[1:])) == 3):
             raise UnsupportedError(f"strassen: {core!r} is no product of rows of pixels")
         if x.blocks.get(1) != lanes or b.shape[1] % (cuts * lanes):
