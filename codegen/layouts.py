@@ -32,7 +32,7 @@ _LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128
 WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
 # Terms and columns from which Strassen's algorithm pays, and by how much it has to be faster.
 _STRASSEN_TERMS, _STRASSEN_COLUMNS, _STRASSEN_MARGIN = 256, 256, 1.02
-_STRASSEN_CONV_COLUMNS, _STRASSEN_CONV_MARGIN = 128, 1.07  # the estimates of gathered rows are nearer to what they take
+_STRASSEN_CONV_COLUMNS, _STRASSEN_CONV_MARGIN = 128, 1.03  # the estimates of gathered rows are nearer to what they take
 
 
 def layout_choices(node: Node, target: Target, precision: str = "float32") -> list[LayoutChoice]:
@@ -343,7 +343,8 @@ def _strassen_conv(node: Node, target: Target) -> list[LayoutChoice]:
     for levels, cuts in ((1, 2), (2, 4)):
         if depth % (cuts * lanes) or outputs % (cuts * lanes):
             continue
-        case = strassen.Case(target, y.dtype, levels, pixels, upper(y.shape[0]), depth, outputs, blocked=True)
+        size = pixels, upper(y.shape[0]), depth, outputs
+        case = strassen.Case(target, y.dtype, levels, *size, blocked=True, stride=prod(attrs["stride"]))
         s = strassen.choose(case)
         packed = Layout(blocks=((0, lanes * s.product.nb),), form=strassen.NAMES[strassen.Form(levels, True)])
         found.append(LayoutChoice((blocked, packed), (blocked,), s.seconds * _STRASSEN_CONV_MARGIN, str(s)))

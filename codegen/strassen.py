@@ -113,13 +113,17 @@ def transform(b: np.ndarray, form: str) -> np.ndarray:
 # made one by one (``tests/test_codegen_strassen.py``).
 _TERMS = 128
 
-# Measured on Zen 4: cycles to make the seven combinations of four lines of A (near, or beyond L2), four lines of
-# the result, and with two levels the four pieces of one of the first level's products; and the share of the estimate
-# that products take, as fixed costs of a tile hide behind the next one.
-_INTO_CYCLES, _BACK_CYCLES, _GATHER_CYCLES, _HIDDEN = (22.0, 55.0), 32.0, 22.0, 0.975
+# Measured on Zen 4, in cycles: the seven combinations of four lines of A, and what is added where A does not stay in
+# L2, comes from memory, and is strided, too; four lines of the result; and with two levels the four pieces of one of
+# the first level's products. The share of the estimate that products take, as fixed costs hide behind the next tile.
+_INTO_CYCLES, _L3_CYCLES, _MEMORY_CYCLES, _STRIDED = 24.0, 9.0, 42.0, 2.3
+_BACK_CYCLES, _GATHER_CYCLES, _HIDDEN = 27.0, 14.0, 0.975
+_MEMORY_BYTES = 6 << 20  # of A, from which on it comes from memory
 _BLOCKED = 1.8  # times as long from blocks of columns that lie far apart
+_STEPWISE = 5.0  # cycles more for seven combinations made when they are needed, as they read A once more
 # Bytes per cycle of B, and the size from which on other weights leave less: B then comes from memory the first time.
-_NEAR_RATE, _FAR_RATE, _NEAR_BYTES = 11.0, 5.5, 3 << 20
+_NEAR_RATE, _FAR_RATE, _NEAR_BYTES = 24.0, 9.0, 3 << 20
+_REREAD_RATE = 11.0  # of A's combinations, where they do not stay in L2
 _ALTERNATIVES = 8  # that are worth measuring
 _LINE = 64
 
@@ -179,7 +183,8 @@ def blocks(depth: int, levels: int) -> list[int]:
 class Case:
     """``repeat`` products of ``rows`` rows, ``depth`` terms and ``outputs`` columns by so many levels.
 
-    ``nb`` is fixed when a packed B dictates it; ``blocked``: columns of A in blocks, each of them with all rows.
+    ``nb`` is fixed when a packed B dictates it; ``blocked``: columns of A in blocks, each of them with all rows, of
+    which the product takes one in ``stride``.
     """
 
     target: Target
@@ -191,6 +196,7 @@ class Case:
     outputs: int
     nb: int | None = None
     blocked: bool = False
+    stride: int = 1
 
 
 @functools.lru_cache(1024)
@@ -217,11 +223,10 @@ def _schedules(case: Case) -> Iterator[StrassenSchedule]:
     cuts, products, first = 1 << levels, PRODUCTS**levels, PRODUCTS ** (levels - 1)
     lanes, hertz, size = target.lanes(dtype), target.clock_ghz * 1e9, dtype.itemsize
     rate = _NEAR_RATE if products / cuts**2 * depth * outputs * size < _NEAR_BYTES else _FAR_RATE
-    near, far = _INTO_CYCLES
-    beyond = upper(case.rows) * case.repeat * depth * size > target.l2_bytes
-    # For one line of each block of A, and of the result.
-    into_cycles = near * first + (far - near) * (cuts // 2) ** 2 * beyond
-    into_cycles *= _BLOCKED if case.blocked else 1.0
+    touched = upper(case.rows) * case.repeat * depth * size * case.stride
+    far = 0.0 if touched <= target.l2_bytes else _L3_CYCLES if touched < _MEMORY_BYTES else _MEMORY_CYCLES
+    far *= _STRIDED if case.stride > 1 else 1.0
+    # For one line of each block of the result.
     back_cycles = _BACK_CYCLES * (cuts // 2) ** 2 + (_GATHER_CYCLES * PRODUCTS if levels > 1 else 0)
     vectors, quarter = outputs // cuts // lanes, depth // cuts
     terms = blocks(quarter, levels)[0]
@@ -234,20 +239,23 @@ def _schedules(case: Case) -> Iterator[StrassenSchedule]:
             # Weights arrive while the first register tile is computed; the others find them in L1 or L2.
             plain = scheduling.estimate(target, p, product) * hertz * _HIDDEN
             start, stream = plain * product.tile[0] / rows, quarter * panel_bytes / rate
-            plain += (start**4 + stream**4) ** 0.25 - start
+            plain += (start**2.6 + stream**2.6) ** (1 / 2.6) - start
             for stepwise in (False, True)[:levels]:
                 kept = PRODUCTS if stepwise else products
+                # For one line of each block of A.
+                into_cycles = (_INTO_CYCLES + _STEPWISE * stepwise) * first + far * (cuts // 2) ** 2
+                into_cycles *= _BLOCKED if case.blocked else 1.0
                 for parts in sorted({1, 2, 4, 8, panels}):
                     if parts > panels:
                         continue
                     one = plain
                     into, back = rows * quarter * size / _LINE * into_cycles, rows * panel_bytes / _LINE * back_cycles
                     if PRODUCTS * rows * panel_bytes > target.l1_bytes // 2:  # and the products are written to L2
-                        back *= 1.25 if PRODUCTS * rows * panel_bytes <= target.l1_bytes else 2
+                        back *= 1.4 if PRODUCTS * rows * panel_bytes <= target.l1_bytes else 2.1
                     results = products // PRODUCTS * (cuts // 2) ** 2 * (-(-panels // parts) if stepwise else 1)
-                    if rows * (kept * quarter * size + results * panel_bytes) > 0.75 * target.l2_bytes:
+                    if rows * (kept * quarter * size + results * panel_bytes) > 0.8 * target.l2_bytes:
                         into *= 2
-                        one += rows * quarter * size / _NEAR_RATE
+                        one += rows * quarter * size / _REREAD_RATE
                     count = bands * parts
                     # What two or four threads wait.
                     waste = (0.75 * -(-count // 2) * 2 + 0.25 * -(-count // 4) * 4) / count

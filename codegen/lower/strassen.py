@@ -73,6 +73,7 @@ class _Case:
     nb: int
     step: Extent
     blocked: bool  # a convolution
+    stride: int = 1  # pixels of x per row
 
     @property
     def rows(self) -> Extent:
@@ -83,7 +84,8 @@ class _Case:
         for axis in self.spec.outer:
             repeat *= upper(axis.extent)
         dtype, levels = self.spec.dtype, self.form.levels
-        return strassen.Case(target, dtype, levels, self.rows, repeat, self.depth, self.outputs, self.nb, self.blocked)
+        size = repeat, self.depth, self.outputs
+        return strassen.Case(target, dtype, levels, self.rows, *size, self.nb, self.blocked, self.stride)
 
 
 def _case(group: Group, target: Target) -> _Case:
@@ -116,7 +118,10 @@ def _case(group: Group, target: Target) -> _Case:
     depth, outputs, nb = plan.k, upper(plan.n), plan.nb
     if nb is None or depth % cuts or outputs % (cuts * nb * lanes):
         raise UnsupportedError(f"strassen: blocks of B {b} must be whole panels of {nb} vectors of {lanes}")
-    return _Case(_describe(group, plan, lanes, nb), form, plan.axes, depth, outputs, nb, step, core.op == "conv")
+    stride = product(core.attrs["stride"]) if core.op == "conv" else 1
+    return _Case(
+        _describe(group, plan, lanes, nb), form, plan.axes, depth, outputs, nb, step, core.op == "conv", stride
+    )
 
 
 @dataclass(frozen=True)
