@@ -31,6 +31,7 @@ _FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2")
 _LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128}
 WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
 # Terms and columns from which Strassen's algorithm pays, and by how much it has to be faster.
+_STRASSEN_LEVELS = (1, 2)
 _STRASSEN_TERMS, _STRASSEN_COLUMNS, _STRASSEN_MARGIN = 256, 256, 1.02
 _STRASSEN_CONV_COLUMNS, _STRASSEN_CONV_MARGIN = 128, 1.03  # the estimates of gathered rows are nearer to what they take
 
@@ -316,7 +317,8 @@ def _strassen(node: Node, target: Target) -> list[LayoutChoice]:
         return []
     if depth < _STRASSEN_TERMS or outputs < _STRASSEN_COLUMNS or upper(rows) < 32:
         return []
-    for levels, cuts in ((1, 2), (2, 4)):
+    for levels in _STRASSEN_LEVELS:
+        cuts = 1 << levels
         known = isinstance(rows, int) or any(mod(rows, cuts * r) == 0 for r in range(32 // cuts, 97))
         if depth % cuts or outputs % (cuts * lanes) or not known:
             continue
@@ -340,7 +342,8 @@ def _strassen_conv(node: Node, target: Target) -> list[LayoutChoice]:
     pixels, blocked, found = upper(product(y.shape[2:])), Layout(blocks=((1, lanes),)), []
     if depth < _STRASSEN_TERMS or outputs < _STRASSEN_CONV_COLUMNS or pixels < 32:
         return []
-    for levels, cuts in ((1, 2), (2, 4)):
+    for levels in _STRASSEN_LEVELS:
+        cuts = 1 << levels
         if depth % (cuts * lanes) or outputs % (cuts * lanes):
             continue
         size = pixels, upper(y.shape[0]), depth, outputs

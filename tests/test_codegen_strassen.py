@@ -67,53 +67,71 @@ def offered(node: Node, target: Target, precision: str = "float32-fast") -> list
     return [c for c in layout_choices(node, target, precision) if c.inputs[1].form in strassen.FORMS]
 
 
-def test_seven_products_make_the_result() -> None:
+def levels_of(found: LayoutChoice) -> int:
+    return strassen.FORMS[found.inputs[1].form].levels if found.inputs[1].form else 0
+
+
+@each_level
+def test_products_make_the_result(levels: int) -> None:
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((2, 2, 2))
-    left, right, result = (np.array(m) for m in (strassen.LEFT, strassen.RIGHT, strassen.RESULT))
+    a, b = rng.standard_normal((2, 1 << levels, 1 << levels))
+    matrices = (strassen.LEFT, strassen.RIGHT, strassen.RESULT)
+    left, right, result = (strassen.combinations(m, levels) for m in matrices)
     products = np.einsum("rij,ij->r", left, a) * np.einsum("rij,ij->r", right, b)
-    np.testing.assert_allclose(np.einsum("r,rij->ij", products, result), a @ b, rtol=1e-14)
+    np.testing.assert_allclose(np.einsum("r,rij->ij", products, result), a @ b, rtol=1e-12)
     # The squared errors of sums add up with these weights: 32 in Strassen's own basis, 8 for the eight products.
-    weight = sum(np.prod([np.square(m[r]).sum() for m in (left, right, result)]) for r in range(strassen.PRODUCTS))
-    assert weight == pytest.approx(200 / 9)
+    weight = sum(np.prod([np.square(m[r]).sum() for m in (left, right, result)]) for r in range(len(left)))
+    assert weight == pytest.approx((200 / 9) ** levels)
 
 
 @each_target
+@each_level
 @both_ways
 @pytest.mark.parametrize(
     ("rows", "k", "n", "nb"), [(64, 64, 128, 2), (33, 70, 96, 1), (1, 10, 192, 3), (100, 786, 64, 1), (17, 512, 128, 4)]
 )
-def test_kernels(rows: int, k: int, n: int, nb: int, turned: bool, target: Target) -> None:
-    node = matmul((rows,), k, n, turned)
-    execute_layouts(node, target, np.random.default_rng(rows), choices=[choice(node, target, nb, turned)])
+def test_kernels(rows: int, k: int, n: int, nb: int, turned: bool, levels: int, target: Target) -> None:
+    node = matmul((rows,), levels * k, levels * n, turned)
+    execute_layouts(node, target, np.random.default_rng(rows), choices=[choice(node, target, nb, turned, levels)])
 
 
 @each_target
+@each_level
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("inner", [64, 1])
-def test_dynamic_rows(inner: int, count: int, target: Target) -> None:
+def test_dynamic_rows(inner: int, count: int, levels: int, target: Target) -> None:
     """Whole bands, and (not offered, but right) rows that no band divides."""
-    rows = (Dim("N", 1, 8).expr, inner)
-    node = matmul(rows, 96, 128)
-    execute_layouts(node, target, np.random.default_rng(count), {"N": count}, choices=[choice(node, target, 1)])
+    node = matmul((Dim("N", 1, 8).expr, inner), 96, 128)
+    choices = [choice(node, target, 1, levels=levels)]
+    execute_layouts(node, target, np.random.default_rng(count), {"N": count}, choices=choices)
+
+
+def with_rows(node: Node, target: Target, rows: int, **fields: object) -> strassen.StrassenSchedule:
+    """The rule's schedule, but for blocks of so many rows, and for ``fields``."""
+    rule = schedules(node, target)[0]
+    assert isinstance(rule, strassen.StrassenSchedule)
+    product = replace(rule.product, tile=(min(rows, rule.product.tile[0]), 1), chunk=rows)
+    return replace(rule, rows=rows, product=product, **fields)  # type: ignore[arg-type]
 
 
 @each_target
 @pytest.mark.parametrize("schedule", [(5, 3), (16, 1), (24, 2), (40, 4)], ids=str)
-def test_every_order_of_the_loops(schedule: tuple[int, int], target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    half, parts = schedule
-    node = matmul((61,), 100, 256)
-    set_layouts(node, choice(node, target, 2))
-    rule = schedules(node, target)[0]
-    assert isinstance(rule, strassen.StrassenSchedule)
-    product = replace(rule.product, tile=(min(half, rule.product.tile[0]), 1), chunk=half)
-    monkeypatch.setattr(strassen, "choose", lambda *_: replace(rule, half=half, parts=parts, product=product))
-    execute_layouts(node, target, np.random.default_rng(half), choices=[None])
+@pytest.mark.parametrize(("levels", "stepwise"), [(1, False), (2, False), (2, True)], ids=["one", "two", "stepwise"])
+def test_every_order_of_the_loops(
+    levels: int, stepwise: bool, schedule: tuple[int, int], target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, parts = schedule
+    node = matmul((61,), 100, 512)
+    set_layouts(node, choice(node, target, 2, levels=levels))
+    chosen = with_rows(node, target, rows, parts=parts, stepwise=stepwise)
+    monkeypatch.setattr(strassen, "choose", lambda *_: chosen)
+    execute_layouts(node, target, np.random.default_rng(rows), choices=[None])
 
 
-def test_what_the_tuner_measures_is_right() -> None:
+@each_level
+def test_what_the_tuner_measures_is_right(levels: int) -> None:
     node, target = matmul((80,), 128, 256), TARGETS[-1]
-    set_layouts(node, choice(node, target, 1))
+    set_layouts(node, choice(node, target, 1, levels=levels))
     arrays = random_arrays(node, np.random.default_rng(3))
     a, b = (arrays[v].astype(np.float64) for v in node.inputs)
     found = schedules(node, target)
@@ -143,6 +161,7 @@ def fused(shape: tuple[Extent, ...], n: int, extras: list[tuple[Extent, ...]], l
 
 
 @each_target
+@each_level
 @pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
 @pytest.mark.parametrize(
     ("shape", "extras"),
@@ -153,46 +172,53 @@ def fused(shape: tuple[Extent, ...], n: int, extras: list[tuple[Extent, ...]], l
     ],
     ids=["rows", "position", "broadcast"],
 )
-def test_epilogues(shape: tuple[int, ...], extras: list[tuple[Extent, ...]], long: bool, target: Target) -> None:
+def test_epilogues(
+    shape: tuple[int, ...], extras: list[tuple[Extent, ...]], long: bool, levels: int, target: Target
+) -> None:
     node = fused(shape, 128, extras, long)
-    execute_layouts(node, target, np.random.default_rng(7), choices=[choice(node, target, 1)])
+    execute_layouts(node, target, np.random.default_rng(7), choices=[choice(node, target, 1, levels=levels)])
 
 
 @each_target
+@each_level
 @pytest.mark.parametrize("n", [1, 3])
-def test_dynamic_images_with_an_operand_per_row(n: int, target: Target) -> None:
+def test_dynamic_images_with_an_operand_per_row(n: int, levels: int, target: Target) -> None:
     images = Dim("N", 1, 4).expr
     node = fused((images, 40), 128, [(40, 128), (images, 40, 128)], False)
-    execute_layouts(node, target, np.random.default_rng(n), {"N": n}, choices=[choice(node, target, 1)])
+    execute_layouts(node, target, np.random.default_rng(n), {"N": n}, choices=[choice(node, target, 1, levels=levels)])
 
 
 @each_target
+@each_level
+@pytest.mark.parametrize("sizes", ["mixed", "halves", "quarters"])
 @pytest.mark.parametrize("rows", [64, 61])
-def test_samples_keep_to_themselves(rows: int, target: Target) -> None:
+def test_samples_keep_to_themselves(rows: int, sizes: str, levels: int, target: Target) -> None:
     """Rows of a matrix of very different sizes, zeros, infinities and NaN: no row spoils another one, and each has the
-    error of an ordinary kernel."""
+    error of an ordinary kernel. Halves and quarters: of a band of 64 rows, alike among themselves."""
     k, n, rng = 300, 128, np.random.default_rng(rows)
     node = fused_sum(rows, k, n)
     arrays = random_arrays(node, rng)
     x = arrays[node.inputs[0]]
-    sizes = rng.choice([0.0, 1e-20, 1e-3, 1.0, 1.0, 1.0, 1.0, 2.0, 30.0, 1e5, 1e19], rows)
-    x *= sizes[:, None].astype(np.float32)
-    arrays[node.inputs[2]] *= sizes[:, None].astype(np.float32)
-    x[7, 3], x[rows - 1, 0] = np.nan, np.inf
-    set_layouts(node, choice(node, target, 1))
-    for half in (16, 5):
-        rule = schedules(node, target)[0]
-        assert isinstance(rule, strassen.StrassenSchedule)
-        product = replace(rule.product, tile=(min(half, rule.product.tile[0]), 1), chunk=half)
-        kernel = lower_contraction(node, target, replace(rule, half=half, parts=1, product=product))
+    scales = rng.choice([0.0, 1e-20, 1e-3, 1.0, 1.0, 1.0, 1.0, 2.0, 30.0, 1e5, 1e19], rows)
+    if sizes != "mixed":
+        scales = np.repeat(
+            [1e-9, 1.0] if sizes == "halves" else [1e-9, 1e9, 1.0, 1e-4], 32 if sizes == "halves" else 16
+        )[:rows]
+    x *= scales[:, None].astype(np.float32)
+    arrays[node.inputs[2]] *= scales[:, None].astype(np.float32)
+    bad = [7, rows - 1] if sizes == "mixed" else []
+    x[bad, :2] = np.nan, np.inf
+    set_layouts(node, choice(node, target, 1, levels=levels))
+    for block, stepwise in [(32 // levels, False), (16 // levels, levels == 2), (5, False)]:
+        kernel = lower_contraction(node, target, with_rows(node, target, block, parts=1, stepwise=stepwise))
         (y,) = execute(Compiled(kernel, target), node, arrays, {})
         with np.errstate(all="ignore"):
             want = x.astype(np.float64) @ arrays[node.inputs[1]].T.astype(np.float64) + arrays[node.inputs[2]]
-        assert not np.isfinite(y[[7, rows - 1]]).any()
-        good = np.setdiff1d(np.arange(rows), [7, rows - 1])
+        assert not np.isfinite(y[bad]).any()
+        good = np.setdiff1d(np.arange(rows), bad)
         scale = np.linalg.norm(want[good], axis=1)
         assert (np.linalg.norm(y[good] - want[good], axis=1) <= 2e-6 * scale).all()
-        assert (y[good][sizes[good] == 0] == 0).all()
+        assert (y[good][scales[good] == 0] == 0).all()
 
 
 def fused_sum(rows: int, k: int, n: int) -> Node:
@@ -206,10 +232,11 @@ def fused_sum(rows: int, k: int, n: int) -> Node:
     return create_fused(graph, region, outer, "contraction")
 
 
-def test_sequences_and_tokens_keep_to_themselves() -> None:
+@each_level
+def test_sequences_and_tokens_keep_to_themselves(levels: int) -> None:
     """A sequence of NaN, and a token of NaN or of another size in the same sequence, leave the others as they are."""
     node, target = matmul((3, 40), 96, 128), TARGETS[-1]
-    set_layouts(node, choice(node, target, 1))
+    set_layouts(node, choice(node, target, 1, levels=levels))
     arrays = random_arrays(node, np.random.default_rng(2))
     x = arrays[node.inputs[0]]
     (want,) = run_kernel(node, arrays, target)
@@ -233,12 +260,14 @@ def conv(n: Extent, c: int, o: int, size: tuple[int, int], **attrs: object) -> N
     return GraphBuilder(graph).emit("conv", [x, w], **{**usual, **attrs})
 
 
-def conv_choice(node: Node, target: Target, nb: int, halo_in: bool = False, halo_out: bool = False) -> LayoutChoice:
+def conv_choice(
+    node: Node, target: Target, nb: int, halo_in: bool = False, halo_out: bool = False, levels: int = 1
+) -> LayoutChoice:
     lanes = target.lanes(dtypes.float32)
     frame = ((0, 0), (0, 0), (1, 2), (2, 1))
     blocked = Layout(blocks=((1, lanes),))
     framed = Layout(blocks=((1, lanes),), halo=frame)
-    packed = Layout(blocks=((0, nb * lanes),), form=strassen.FORM_TRANSPOSED)
+    packed = form_of(True, nb * lanes, levels)
     result = framed if halo_out else blocked
     extras = [blocked if v.shape == node.outputs[0].shape else DENSE for v in node.inputs[2:]]
     outs = (result, *(blocked for _ in node.outputs[1:]))
@@ -246,30 +275,47 @@ def conv_choice(node: Node, target: Target, nb: int, halo_in: bool = False, halo
 
 
 @each_target
+@each_level
 @pytest.mark.parametrize("halos", [(False, False), (True, False), (False, True), (True, True)], ids=str)
 @pytest.mark.parametrize(
     ("n", "c", "o", "size", "nb"),
     [(1, 64, 64, (8, 8), 1), (2, 96, 128, (7, 5), 2), (3, 32, 192, (1, 33), 3), (1, 320, 32, (3, 3), 1)],
 )
 def test_convolutions(
-    n: int, c: int, o: int, size: tuple[int, int], nb: int, halos: tuple[bool, bool], target: Target
+    n: int, c: int, o: int, size: tuple[int, int], nb: int, halos: tuple[bool, bool], levels: int, target: Target
 ) -> None:
     """Halos keep the rows of an image apart."""
-    node = conv(n, c, o, size)
-    execute_layouts(node, target, np.random.default_rng(c), choices=[conv_choice(node, target, nb, *halos)])
+    node = conv(n, levels * c, levels * o, size)
+    execute_layouts(node, target, np.random.default_rng(c), choices=[conv_choice(node, target, nb, *halos, levels)])
 
 
 @each_target
+@each_level
+@pytest.mark.parametrize("halos", [(False, False), (True, True)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "stride"), [((8, 8), (2, 2)), ((7, 9), (2, 2)), ((9, 5), (3, 1)), ((13, 6), (1, 2))], ids=str
+)
+def test_strided_convolutions(
+    size: tuple[int, int], stride: tuple[int, int], halos: tuple[bool, bool], levels: int, target: Target
+) -> None:
+    node = conv(2, 128, 64, size, stride=stride)
+    execute_layouts(node, target, np.random.default_rng(size), choices=[conv_choice(node, target, 1, *halos, levels)])
+
+
+@each_target
+@each_level
 @pytest.mark.parametrize("count", [1, 4])
-def test_convolutions_of_a_dynamic_batch(count: int, target: Target) -> None:
+def test_convolutions_of_a_dynamic_batch(count: int, levels: int, target: Target) -> None:
     node = conv(Dim("N", 1, 8).expr, 64, 64, (7, 7))
-    execute_layouts(node, target, np.random.default_rng(5), {"N": count}, choices=[conv_choice(node, target, 1)])
+    choices = [conv_choice(node, target, 1, levels=levels)]
+    execute_layouts(node, target, np.random.default_rng(5), {"N": count}, choices=choices)
 
 
 @each_target
+@each_level
 @pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
 @pytest.mark.parametrize("halo", [False, True])
-def test_epilogues_of_convolutions(halo: bool, long: bool, target: Target) -> None:
+def test_epilogues_of_convolutions(halo: bool, long: bool, levels: int, target: Target) -> None:
     """Bias, residual, two results, one of them framed by zeros."""
     region, graph = Graph("region"), Graph("outer")
     shapes = ((2, 64, 7, 6), (64, 64, 1, 1), (1, 64, 1, 1), (2, 64, 7, 6))
@@ -284,17 +330,19 @@ def test_epilogues_of_convolutions(halo: bool, long: bool, target: Target) -> No
     region.add_output(y)
     outer = [graph.add_input(t, f"v{i}") for i, t in enumerate(types)]
     node = create_fused(graph, region, outer, "contraction")
-    execute_layouts(node, target, np.random.default_rng(9), choices=[conv_choice(node, target, 1, False, halo)])
+    execute_layouts(node, target, np.random.default_rng(9), choices=[conv_choice(node, target, 1, False, halo, levels)])
 
 
 @pytest.mark.parametrize(
     "attrs",
-    [{"stride": (2, 2)}, {"padding": ((1, 1), (1, 1))}, {"kernel": (3, 3), "padding": ((1, 1), (1, 1))}, {"groups": 2}],
+    [{"padding": ((1, 1), (1, 1))}, {"kernel": (3, 3), "padding": ((1, 1), (1, 1))}, {"groups": 2}],
     ids=str,
 )
 def test_other_convolutions(attrs: dict[str, object]) -> None:
     target = replace(target_named("x86-64-avx512"), fma_ports=1)
-    assert offered(conv(1, 512, 512, (14, 14)), target)
+    assert len(offered(conv(1, 512, 512, (14, 14)), target)) == 2
+    assert len(offered(conv(1, 512, 512, (28, 28), stride=(2, 2)), target)) == 2
+    assert len(offered(conv(1, 512 + 32, 512, (14, 14)), target)) == 1  # quarters are no whole blocks
     assert not offered(conv(1, 512, 512, (14, 14), **attrs), target)
     assert not offered(conv(1, 512, 512, (5, 5)), target)  # few pixels
     assert not offered(conv(1, 128, 512, (14, 14)), target)
@@ -306,8 +354,10 @@ def test_other_convolutions(attrs: dict[str, object]) -> None:
         lower_contraction(node, target)
 
 
-def test_convolutions_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@each_level
+def test_convolutions_use_it(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "_STRASSEN_CONV_MARGIN", 0.0)
+    monkeypatch.setattr(layouts, "_STRASSEN_LEVELS", (levels,))
     rng = np.random.default_rng(13)
     model = nn.Sequential(nn.Conv2d(256, 256, 1), nn.ReLU(), nn.Conv2d(256, 64, 3, padding=1))
     x = rng.standard_normal((2, 256, 9, 8)).astype(np.float32)
@@ -319,18 +369,20 @@ def test_convolutions_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.linalg.norm(results[0] - want) <= 1.5e-6 * np.linalg.norm(want)
 
 
-def test_forms_are_data() -> None:
-    layout = form_of(False, 32)
+@each_level
+def test_forms_are_data(levels: int) -> None:
+    layout, turned = (form_of(t, 32, levels) for t in (False, True))
+    cuts, k = 1 << levels, 5 << levels
     assert Layout.parse(str(layout)) == layout
-    assert layout.physical_shape((10, 128)) == (2, 35, 32)
-    b = np.random.default_rng(0).standard_normal((10, 128)).astype(np.float32)
+    assert layout.physical_shape((k, cuts * 64)) == (2, 5 * 7**levels, 32)
+    b = np.random.default_rng(0).standard_normal((k, cuts * 64)).astype(np.float32)
     packed = packing.pack(b, layout)
-    quarters = b.astype(np.float64).reshape(2, 5, 2, 64)
-    want = np.einsum("rpq,pkqn->rkn", np.array(strassen.RIGHT), quarters).reshape(35, 64)
-    np.testing.assert_array_equal(packed[1], want.astype(np.float32)[:, 32:])
-    np.testing.assert_array_equal(packing.pack(b.T, form_of(True, 32)).reshape(-1, 32), packed.reshape(-1, 32))
-    kernel = b.T.reshape(128, 10, 1, 1)
-    np.testing.assert_array_equal(packing.pack(kernel, form_of(True, 32)).reshape(-1, 32), packed.reshape(-1, 32))
+    blocks = b.astype(np.float64).reshape(cuts, 5, cuts, 64)
+    want = np.einsum("rpq,pkqn->rkn", strassen.combinations(strassen.RIGHT, levels), blocks).reshape(-1, 64)
+    np.testing.assert_allclose(packed[1], want[:, 32:], rtol=2e-7, atol=1e-12)
+    np.testing.assert_array_equal(packing.pack(b.T, turned).reshape(-1, 32), packed.reshape(-1, 32))
+    kernel = b.T.reshape(*b.T.shape, 1, 1)
+    np.testing.assert_array_equal(packing.pack(kernel, turned).reshape(-1, 32), packed.reshape(-1, 32))
     with pytest.raises(ValueError, match="cannot be undone"):
         packing.unpack(packed, layout, b.shape)
     assert set(FORMS) >= set(strassen.FORMS)
@@ -351,6 +403,8 @@ def test_where_it_is_offered() -> None:
     assert not yes((128,), 128, 384)  # short sums err more
     assert not yes((128,), 385, 384)
     assert not yes((128,), 384, 400)  # halves are no whole vectors
+    assert len(offered(matmul((128,), 384, 1536), target)) == 2
+    assert len(offered(matmul((128,), 386, 1536), target)) == len(offered(matmul((128,), 384, 416), target)) == 1
     assert not yes((128,), 384, 384, dtype=dtypes.float64)
     assert not yes((128,), 384, 384, transpose_a=True)
 
@@ -358,11 +412,12 @@ def test_where_it_is_offered() -> None:
 def test_it_is_taken_where_the_estimate_is_less() -> None:
     one, two = (replace(target_named("x86-64-avx512"), fma_ports=ports) for ports in (1, 2))
 
-    def taken(target: Target, rows: int, k: int, n: int) -> bool:
-        return layout_choices(matmul((rows,), k, n), target, "float32-fast")[0].inputs[1].form in strassen.FORMS
+    def taken(target: Target, rows: int, k: int, n: int) -> int:
+        return levels_of(layout_choices(matmul((rows,), k, n), target, "float32-fast")[0])
 
-    for rows, k, n in [(2048, 384, 1536), (2048, 1536, 384), (128, 384, 1536), (128, 1536, 384), (64, 784, 512)]:
-        assert taken(one, rows, k, n), (rows, k, n)
+    for rows, k, n in [(2048, 384, 1536), (2048, 1536, 384), (128, 384, 1536), (128, 1536, 384)]:
+        assert taken(one, rows, k, n) == 2, (rows, k, n)
+    assert taken(one, 49, 384, 384) == 1
     # A core of twice the rate moves the combinations no faster.
     assert not taken(two, 128, 256, 256)
 
@@ -387,20 +442,22 @@ def test_what_is_refused(node: Node, reason: str) -> None:
     assert reason in (supports(node, target) or "")
 
 
-def test_operations_are_those_executed() -> None:
+@each_level
+def test_operations_are_those_executed(levels: int) -> None:
     node, target = matmul((64,), 128, 128), TARGETS[-1]
-    set_layouts(node, choice(node, target, 1))
+    set_layouts(node, choice(node, target, 1, levels=levels))
     assert supports(node, target) is None
-    assert lower_contraction(node, target).flops == 2 * 64 * 128 * 128 * 7 / 8
+    assert lower_contraction(node, target).flops == 2 * 64 * 128 * 128 * (7 / 8) ** levels
 
 
-@pytest.mark.parametrize("k", [256, 258, 384, 512, 784, 1536])
-def test_kernels_err_no_more_than_an_ordinary_one(k: int) -> None:
+@each_level
+@pytest.mark.parametrize("k", [256, 260, 384, 512, 784, 1536])
+def test_errors(k: int, levels: int) -> None:
     """A kernel that adds up the same products one by one, rounding once per product, errs more (relative L2 error, and
-    the largest one). Sums are made of blocks, as elsewhere, but of shorter ones."""
+    the largest one) than one level, whose sums are made of short blocks. Two levels err less than twice as much."""
     rng, target = np.random.default_rng(k), TARGETS[-1]
     node = matmul((64,), k, 256)
-    set_layouts(node, choice(node, target, 1))
+    set_layouts(node, choice(node, target, 1, levels=levels))
     a, w = (rng.standard_normal(s).astype(np.float32) for s in ((64, k), (256, k)))
     want = a.astype(np.float64) @ w.T.astype(np.float64)
     plain = np.zeros((64, 256), np.float32)
@@ -411,15 +468,17 @@ def test_kernels_err_no_more_than_an_ordinary_one(k: int) -> None:
     def error(y: np.ndarray) -> float:
         return float(np.linalg.norm(y - want) / np.linalg.norm(want))
 
-    print(f"{k} terms: {error(found):.1e}, one by one {error(plain):.1e}")
-    assert error(found) <= 0.95 * error(plain), f"seed {k}"
-    assert error(found) <= FORMS["strassen"].error
-    assert np.abs(found - want).max() <= np.abs(plain - want).max()
+    print(f"{k} terms, {levels} level(s): {error(found):.1e}, one by one {error(plain):.1e}")
+    assert error(found) <= (0.95 if levels == 1 else 1.9) * error(plain), f"seed {k}"
+    assert error(found) <= FORMS[node.inputs[1].type.layout.form].error
+    assert np.abs(found - want).max() <= levels * np.abs(plain - want).max()
 
 
-def test_models_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@each_level
+def test_models_use_it(levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Constants only, and the same bits for any number of threads."""
     monkeypatch.setattr(layouts, "_STRASSEN_MARGIN", 0.0)
+    monkeypatch.setattr(layouts, "_STRASSEN_LEVELS", (levels,))
     rng = np.random.default_rng(11)
     model = nn.Sequential(nn.Linear(256, 320), nn.GELU(), nn.Linear(320, 256))
     x = rng.standard_normal((90, 256)).astype(np.float32)
@@ -433,10 +492,12 @@ def test_models_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_blocks_of_sums() -> None:
     for depth in (1, 2, 129, 131, 192, 193, 386, 392, 768, 1024):
-        sizes = strassen.blocks(depth)
-        assert sum(sizes) == depth and max(sizes) <= 128 and min(sizes) > 0
-        assert len(set(sizes[:-1])) <= 1
-    assert strassen.blocks(192) == [96, 96] and strassen.blocks(392) == [98] * 4
+        for levels in (1, 2):
+            sizes = strassen.blocks(depth, levels)
+            assert sum(sizes) == depth and max(sizes) <= 128 and min(sizes) > 0
+            assert len(set(sizes[:-1])) <= 1
+    assert strassen.blocks(192, 1) == [96, 96] and strassen.blocks(392, 1) == [98] * 4
+    assert strassen.blocks(96, 2) == [96] and strassen.blocks(384, 2) == [128] * 3
 
 
 class _Product(nn.Module):
