@@ -121,8 +121,10 @@ _BACK_CYCLES, _GATHER_CYCLES, _HIDDEN = 27.0, 14.0, 0.975
 _MEMORY_BYTES = 6 << 20  # of A, from which on it comes from memory
 _BLOCKED = 1.8  # times as long from blocks of columns that lie far apart
 _STEPWISE = 5.0  # cycles more for seven combinations made when they are needed, as they read A once more
-# Bytes per cycle of B, and the size from which on other weights leave less: B then comes from memory the first time.
+# Bytes per cycle of B, and the size from which on there are less; and for the first band of all, to which what exceeds
+# some size comes from memory: in large models other weights have displaced it.
 _NEAR_RATE, _FAR_RATE, _NEAR_BYTES = 24.0, 9.0, 3 << 20
+_MEMORY_RATE, _HELD_BYTES = 3.2, 2 << 20
 _REREAD_RATE = 11.0  # of A's combinations, where they do not stay in L2
 _ALTERNATIVES = 8  # that are worth measuring
 _LINE = 64
@@ -211,6 +213,11 @@ def alternatives(case: Case) -> list[StrassenSchedule]:
     return list({s.name: s for s in found}.values())[:_ALTERNATIVES]
 
 
+def _together(one: float, other: float, power: float) -> float:
+    """What two tasks take at the same time, disturbing one another the less the higher ``power``."""
+    return float((one**power + other**power) ** (1 / power))
+
+
 def _block_rows(rows: Extent, cuts: int) -> list[int]:
     """Rows of a block of A that are worth considering."""
     if not isinstance(rows, int):
@@ -222,7 +229,8 @@ def _schedules(case: Case) -> Iterator[StrassenSchedule]:
     target, dtype, levels, depth, outputs = case.target, case.dtype, case.levels, case.depth, case.outputs
     cuts, products, first = 1 << levels, PRODUCTS**levels, PRODUCTS ** (levels - 1)
     lanes, hertz, size = target.lanes(dtype), target.clock_ghz * 1e9, dtype.itemsize
-    rate = _NEAR_RATE if products / cuts**2 * depth * outputs * size < _NEAR_BYTES else _FAR_RATE
+    weights = products * (depth // cuts) * (outputs // cuts) * size
+    rate = _NEAR_RATE if weights < _NEAR_BYTES else _FAR_RATE
     touched = upper(case.rows) * case.repeat * depth * size * case.stride
     far = 0.0 if touched <= target.l2_bytes else _L3_CYCLES if touched < _MEMORY_BYTES else _MEMORY_CYCLES
     far *= _STRIDED if case.stride > 1 else 1.0
@@ -239,7 +247,7 @@ def _schedules(case: Case) -> Iterator[StrassenSchedule]:
             # Weights arrive while the first register tile is computed; the others find them in L1 or L2.
             plain = scheduling.estimate(target, p, product) * hertz * _HIDDEN
             start, stream = plain * product.tile[0] / rows, quarter * panel_bytes / rate
-            plain += (start**2.6 + stream**2.6) ** (1 / 2.6) - start
+            plain += _together(start, stream, 2.6) - start
             for stepwise in (False, True)[:levels]:
                 kept = PRODUCTS if stepwise else products
                 # For one line of each block of A.
@@ -260,7 +268,9 @@ def _schedules(case: Case) -> Iterator[StrassenSchedule]:
                     # What two or four threads wait.
                     waste = (0.75 * -(-count // 2) * 2 + 0.25 * -(-count // 4) * 4) / count
                     uneven = -(-panels // parts) * parts / panels
-                    cycles = bands * (parts * into + panels * (products * one + back) * (0.5 + 0.5 * uneven))
+                    band = parts * into + panels * (products * one + back) * (0.5 + 0.5 * uneven)
+                    arrive = max(0, weights - _HELD_BYTES) / _MEMORY_RATE
+                    cycles = (bands - 1) * band + _together(band, arrive, 4.0)
                     yield StrassenSchedule(levels, rows, parts, terms, product, cycles * waste / hertz, stepwise)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from ...ir import dtypes
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 SIZES = 16.0  # ratio of squared norms up to which rows of a matrix are mixed
 MOST = 1e37  # squared norm up to which
-AHEAD = 1024  # elements: B streams from beyond L2, in large models from memory
+AHEAD = 2048  # elements: B streams from beyond L2, in large models from memory
 
 
 def lower_strassen(group: Group, target: Target, schedule: StrassenSchedule | None = None) -> LoweredKernel:
@@ -118,7 +119,7 @@ def _case(group: Group, target: Target) -> _Case:
     depth, outputs, nb = plan.k, upper(plan.n), plan.nb
     if nb is None or depth % cuts or outputs % (cuts * nb * lanes):
         raise UnsupportedError(f"strassen: blocks of B {b} must be whole panels of {nb} vectors of {lanes}")
-    stride = product(core.attrs["stride"]) if core.op == "conv" else 1
+    stride = prod(core.attrs["stride"]) if core.op == "conv" else 1
     return _Case(
         _describe(group, plan, lanes, nb), form, plan.axes, depth, outputs, nb, step, core.op == "conv", stride
     )
