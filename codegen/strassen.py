@@ -122,9 +122,9 @@ _MEMORY_BYTES = 6 << 20  # of A, from which on it comes from memory
 _BLOCKED = 1.8  # times as long from blocks of columns that lie far apart
 _STEPWISE = 5.0  # cycles more for seven combinations made when they are needed, as they read A once more
 # Bytes per cycle of B, and the size from which on there are less; and for the first band of all, to which what exceeds
-# some size comes from memory: in large models other weights have displaced it.
+# some size comes from memory, which other cores use too: in large models other weights have displaced it.
 _NEAR_RATE, _FAR_RATE, _NEAR_BYTES = 24.0, 9.0, 3 << 20
-_MEMORY_RATE, _HELD_BYTES = 3.2, 2 << 20
+_MEMORY_RATE, _HELD_BYTES = 2.2, 2 << 20
 _REREAD_RATE = 11.0  # of A's combinations, where they do not stay in L2
 _ALTERNATIVES = 8  # that are worth measuring
 _LINE = 64

@@ -415,9 +415,11 @@ def test_it_is_taken_where_the_estimate_is_less() -> None:
     def taken(target: Target, rows: int, k: int, n: int) -> int:
         return levels_of(layout_choices(matmul((rows,), k, n), target, "float32-fast")[0])
 
-    for rows, k, n in [(2048, 384, 1536), (2048, 1536, 384), (128, 384, 1536), (128, 1536, 384)]:
+    for rows, k, n in [(2048, 384, 1536), (2048, 1536, 384), (128, 384, 1536)]:
         assert taken(one, rows, k, n) == 2, (rows, k, n)
-    assert taken(one, 49, 384, 384) == 1
+    # The weights of two levels would arrive from memory too late for so few rows.
+    for rows, k, n in [(128, 1536, 384), (64, 784, 512)]:
+        assert taken(one, rows, k, n) == 1, (rows, k, n)
     # A core of twice the rate moves the combinations no faster.
     assert not taken(two, 128, 256, 256)
 
