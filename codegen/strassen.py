@@ -99,14 +99,19 @@ def transform(b: np.ndarray, form: str) -> np.ndarray:
     f, ones = FORMS[form], b.shape[2:]
     whole: np.ndarray = b.reshape(b.shape[0], -1)
     whole = whole.T if f.turned else whole
-    k, n = whole.shape[0] // f.cuts, whole.shape[1] // f.cuts
-    blocked = whole.reshape(f.cuts, k, f.cuts, n).astype(np.float64)
-    found = np.empty((f.products, k, n), b.dtype)
-    for r, right in enumerate(combinations(RIGHT, f.levels)):
-        found[r] = np.einsum("pq,pkqn->kn", right, blocked)
-    found = found.reshape(f.products * k, n)
+    found = np.concatenate([part.astype(b.dtype) for part in _right(whole.astype(np.float64), f.levels)])
     found = found.T if f.turned else found
     return found.reshape(*found.shape, *ones)
+
+
+def _right(b: np.ndarray, levels: int) -> Iterator[np.ndarray]:
+    """``RIGHT . b`` for so many levels, one combination after another."""
+    if not levels:
+        yield b
+        return
+    (upper_left, upper_right), (lower_left, lower_right) = (np.hsplit(half, 2) for half in np.vsplit(b, 2))
+    for (p, q), (r, s) in RIGHT:
+        yield from _right(p * upper_left + q * upper_right + r * lower_left + s * lower_right, levels - 1)
 
 
 # Terms that are added before a sum goes to a total, at most; at least two such blocks keep the error below that of sums
