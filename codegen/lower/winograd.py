@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .contraction import Group
 
 AHEAD = 512  # elements: weights stream from beyond L2
+LINE = 64
 _AXES = (OutAxis((("image", 1),)), OutAxis(vector=True), OutAxis((("y", 1),)), OutAxis((("x", 1),)))
 
 
@@ -81,6 +82,7 @@ class _Winograd:
         if f is None or core.attrs["stride"] != (f.stride, f.stride) or core.attrs["dilation"] != (1, 1):
             raise UnsupportedError(f"winograd: weight {wt} of {core!r} has no form for 3x3 kernels with its stride")
         self.filtering, self.lines = f, f.lines
+        self.steps = [line.tile * line.stride for line in f.lines]
         self.x, self.w, out = Placed(xt), Placed(wt), core.output
         self.dtype, self.lanes = out.dtype, target.lanes(out.dtype)
         self.outputs, self.channels = ints(wt.shape)[:2]
@@ -154,11 +156,17 @@ class _Winograd:
         def body(it: Any) -> None:
             part = 0 if groups == 1 else b.idiv(it, count)
             first = b.imul(b.isub(it, b.imul(part, count)), self.block)
-            self.transform_inputs(first)
+            self.locate(first)
+            self.transform_inputs()
+            self.locate(b.iadd(first, self.block))
             low, high = (b.idiv(b.imul(b.iadd(part, k), self.panels), groups) for k in (0, 1))
 
             def one_panel(panel: Any) -> None:
-                b.loop(0, self.filtering.points, lambda p: self.product(p, panel))
+                def one_point(p: Any) -> None:
+                    self.ask_ahead(b.iadd(b.imul(b.isub(panel, low), self.filtering.points), p))
+                    self.product(p, panel)
+
+                b.loop(0, self.filtering.points, one_point)
                 self.each_tile(first, partial(self.transform_output, panel))
 
             b.loop(low, high, one_panel)
@@ -200,27 +208,50 @@ class _Winograd:
         return _Place(image, row, b.isub(rest, b.imul(row, self.columns)))
 
     # -- into the transformed space -------------------------------------------------------------------
-    def transform_inputs(self, first: Any) -> None:
-        """``BT d B`` of a block's tiles, all channels, to V[point][channel block][tile][lane].
-
-        Channels are the outer loop: neighbouring tiles then share cache lines of x. Tiles behind the last one
-        repeat it, so that the loop has no branch.
-        """
-        b, x, (y_line, x_line) = self.b, self.x, self.lines
-        steps = [line.tile * line.stride for line in self.lines]
+    def locate(self, first: Any) -> None:
+        """Where in x the tiles of a block begin, to ``offsets``. Tiles behind the last one repeat it, so that the loops
+        over tiles have no branch."""
+        b, x = self.b, self.x
         base: Extent = x.origin
         for axis in (2, 3):
             base = base - self.padding[axis - 2][0] * x.outer[axis]
         last = b.isub(self.extents(self.tiles), 1)
 
-        def locate(t: Any) -> None:
+        def one(t: Any) -> None:
             place = self.place(b.imin(b.iadd(first, t), last))
             offset = b.iadd(self.extents(base), b.imul(place.image, self.extents(x.outer[0])))
-            offset = b.iadd(offset, b.imul(place.row, self.extents(steps[0] * x.outer[2])))
-            offset = b.iadd(offset, b.imul(place.column, self.extents(steps[1] * x.outer[3])))
+            offset = b.iadd(offset, b.imul(place.row, self.extents(self.steps[0] * x.outer[2])))
+            offset = b.iadd(offset, b.imul(place.column, self.extents(self.steps[1] * x.outer[3])))
             b.store(self.offsets, b.ival(offset), t)
 
-        b.loop(0, self.block, locate)
+        b.loop(0, self.block, one)
+
+    def ask_ahead(self, call: Any) -> None:
+        """While point and panel number ``call`` of a block are multiplied, a share of the next block's inputs is on its
+        way to L2: products leave memory idle, transforms wait for it."""
+        b, x, lines = self.b, self.x, self.lines
+        pairs, calls = self.block * self.in_vectors, self.filtering.points * max(1, self.panels // self.schedule.groups)
+        row, column = (self.extents(x.outer[axis]) for axis in (2, 3))
+        pixels = max(1, LINE // (self.lanes * self.dtype.itemsize))
+
+        def tile(pair: Any) -> None:
+            c = b.idiv(pair, self.block)
+            source = b.at(self.pointers[self.group.operands[0]], b.imul(c, self.extents(x.outer[1])))
+            source = b.at(source, b.load(self.offsets, b.isub(pair, b.imul(c, self.block))))
+            # What the tiles above and on the left share with this one was read with them.
+            for i in range(lines[0].points - self.steps[0], lines[0].points):
+                for j in range(lines[1].points - self.steps[1], lines[1].points, pixels):
+                    b.prefetch(source, b.iadd(b.imul(i, row), b.imul(j, column)), level=2)
+
+        low, high = (b.imin(b.idiv(b.imul(b.iadd(call, k), pairs), calls), pairs) for k in (0, 1))
+        b.loop(low, high, tile)
+
+    def transform_inputs(self) -> None:
+        """``BT d B`` of a block's tiles, all channels, to V[point][channel block][tile][lane].
+
+        Channels are the outer loop: neighbouring tiles then share cache lines of x.
+        """
+        b, x, (y_line, x_line) = self.b, self.x, self.lines
         row, column = (self.extents(x.outer[axis]) for axis in (2, 3))
         rows_n, columns_n = y_line.points, x_line.points
 
