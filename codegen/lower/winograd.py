@@ -116,6 +116,9 @@ class _Winograd:
         self.m_point = (self.nb * self.block | 1) * self.lanes
         self.v, self.m = (b.scratch(self.dtype, f.points * size) for size in (self.v_point, self.m_point))
         self.offsets = b.scratch(dtypes.int64, self.block)
+        # Products leave memory idle, and transforms wait for it: what is beyond the caches of two cores is asked for
+        # while products run.
+        self.far = upper(xt.nbytes, 1 << 40) + upper(out.type.nbytes, 1 << 40) > 2 * target.l2_bytes
         self.result = self._result_side(_epilogue(b, self.extents, group, _AXES))
         lines = _epilogue_lines(group, _AXES, target, self.lanes) * f.results
         self.y = b.scratch(self.dtype, f.results * self.lanes) if lines > contraction.EPILOGUE_LINES else None
@@ -158,12 +161,15 @@ class _Winograd:
             first = b.imul(b.isub(it, b.imul(part, count)), self.block)
             self.locate(first)
             self.transform_inputs()
-            self.locate(b.iadd(first, self.block))
+            if self.far:
+                self.locate(b.iadd(first, self.block))
             low, high = (b.idiv(b.imul(b.iadd(part, k), self.panels), groups) for k in (0, 1))
 
             def one_panel(panel: Any) -> None:
                 def one_point(p: Any) -> None:
-                    self.ask_ahead(b.iadd(b.imul(b.isub(panel, low), self.filtering.points), p))
+                    if self.far:
+                        self.ask_ahead(b.iadd(b.imul(b.isub(panel, low), self.filtering.points), p))
+                        self.ask_for_results(first, panel, p)
                     self.product(p, panel)
 
                 b.loop(0, self.filtering.points, one_point)
@@ -227,8 +233,7 @@ class _Winograd:
         b.loop(0, self.block, one)
 
     def ask_ahead(self, call: Any) -> None:
-        """While point and panel number ``call`` of a block are multiplied, a share of the next block's inputs is on its
-        way to L2: products leave memory idle, transforms wait for it."""
+        """A share of the next block's inputs, for point and panel number ``call``."""
         b, x, lines = self.b, self.x, self.lines
         pairs, calls = self.block * self.in_vectors, self.filtering.points * max(1, self.panels // self.schedule.groups)
         row, column = (self.extents(x.outer[axis]) for axis in (2, 3))
@@ -245,6 +250,30 @@ class _Winograd:
 
         low, high = (b.imin(b.idiv(b.imul(b.iadd(call, k), pairs), calls), pairs) for k in (0, 1))
         b.loop(low, high, tile)
+
+    def ask_for_results(self, first: Any, panel: Any, point: Any) -> None:
+        """The lines of this panel's results and of the epilogue's operands: a share of them per point."""
+        b, g, lines = self.b, self.result, self.lines
+        pairs, points = self.block * self.nb, self.filtering.points
+        last = b.isub(self.extents(self.tiles), 1)
+        pixels = max(1, LINE // (self.lanes * self.dtype.itemsize))
+        images = [(p, o) for p, o in g.operands()[2:] if o.lane == 1 and o.stride("x") == self.lanes]
+
+        def vector(pair: Any) -> None:
+            j = b.idiv(pair, self.block)
+            place = self.place(b.imin(b.iadd(first, b.isub(pair, b.imul(j, self.block))), last))
+            at = {"image": place.image, "panel": panel, "chunk": 0}
+            for n, (pointer, o) in enumerate(images):
+                start = g.move(g.start(pointer, o, at), o, "y", b.imul(place.row, lines[0].tile))
+                start = g.move(start, o, "x", b.imul(place.column, lines[1].tile))
+                start = b.at(start, b.imul(j, self.extents(o.vector)))
+                for i in range(lines[0].tile):
+                    for k in range(0, lines[1].tile, pixels):
+                        at_pixel = g.move(g.move(start, o, "y", i), o, "x", k)
+                        b.prefetch(at_pixel, write=n < len(g.spec.outs), level=2)
+
+        low, high = (b.idiv(b.imul(b.iadd(point, k), pairs), points) for k in (0, 1))
+        b.loop(low, high, vector)
 
     def transform_inputs(self) -> None:
         """``BT d B`` of a block's tiles, all channels, to V[point][channel block][tile][lane].
