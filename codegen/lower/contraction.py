@@ -233,7 +233,7 @@ def _write(
             wanted = replace(wanted, nb=width)
         chosen = schedule or scheduling.choose(target, wanted)
         width = chosen.nb
-        spec = _describe(group, plan, lanes, chosen.nb)
+        spec = replace(_describe(group, plan, lanes, chosen.nb), far=is_far(group, target))
         bptr, prepare = pointers[group.operands[1 - plan.left]], None
         if plan.panel is not None:
             chosen = scheduling.for_prepared_panel(chosen, problem(plan, spec, len(plans), lanes))
@@ -291,6 +291,12 @@ def _write(
         moved,
         _inplace(group),
     )
+
+
+def is_far(group: Group, target: Target) -> bool:
+    """Whether the result and what the epilogue reads are more than the L2 caches of two cores hold."""
+    touched = sum(scheduling.upper(v.type.nbytes, 1 << 40) for v in (*group.node.outputs, *group.extras))
+    return touched > 2 * target.l2_bytes
 
 
 def _inplace(group: Group) -> dict[int, int]:
