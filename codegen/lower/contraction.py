@@ -296,7 +296,7 @@ def _write(
 def is_far(group: Group, target: Target) -> bool:
     """Whether the result and what the epilogue reads are more than the L2 caches of two cores hold."""
     touched = sum(scheduling.upper(v.type.nbytes, 1 << 40) for v in (*group.node.outputs, *group.extras))
-    return touched > 2 * target.l2_bytes
+    return group.core.op in ("conv", "conv_transpose") and touched > 2 * target.l2_bytes
 
 
 def _inplace(group: Group) -> dict[int, int]:

@@ -82,10 +82,8 @@ class _Gathered:
         from .contraction import _distinct, _epilogue, _epilogue_lines, is_far
 
         core = group.core
-        self.far, self.far_x = (
-            is_far(group, target),
-            upper(group.operands[0].type.nbytes, 1 << 40) > 2 * target.l2_bytes,
-        )
+        self.far = is_far(group, target)
+        self.far_x = upper(group.operands[0].type.nbytes, 1 << 40) > 2 * target.l2_bytes
         self.group, self.target, self.schedule, self.out = group, target, schedule, core.output
         self.x, self.w = (Placed(v.type) for v in group.operands)
         self.dtype, self.lanes = self.out.dtype, target.lanes(self.out.dtype)
