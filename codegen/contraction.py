@@ -155,7 +155,6 @@ class Generator:
         self._left: Any = None
         self._scratch: tuple[int, int] | None = None
         self.row_range: tuple[Any, Any] | None = None  # tiles of the outer m axis to run instead of the chunk's
-        self.meanwhile: Callable[[Any], None] | None = None  # called with the number of each tile before it is computed
         self.lanes, self.nb = schedule.lanes, schedule.nb
         self.m_splits = (splits(spec.m[0].extent, schedule.tile[0]), splits(spec.m[1].extent, schedule.tile[1]))
         # An epilogue of many lines, written out for every vector of every tile, takes LLVM seconds; as a loop over the
@@ -236,8 +235,6 @@ class Generator:
         single = self.schedule.chunk == 1 and self.row_range is None
 
         def whole(at: _Place) -> None:
-            if self.meanwhile is not None:
-                self.meanwhile(at.slot)
             self.tile(at.pointers, at.size[0], at.size[1], nb, masks)
 
         self.each_tile(list(zip(bases, operands, strict=True)), low, high, whole, single)

@@ -8,7 +8,7 @@ from fractions import Fraction
 import ingot
 import numpy as np
 import pytest
-from contraction_harness import execute_layouts, runnable_targets
+from contraction_harness import execute_layouts, random_arrays, run_kernel, runnable_targets, set_layouts
 from ingot import nn
 from ingot.codegen import layouts, packing, winograd
 from ingot.codegen import schedule as scheduling
@@ -171,6 +171,23 @@ def test_epilogue_with_halos(long: bool, form: str, target: Target) -> None:
     out = Layout(blocks=choice.outputs[0].blocks, halo=halo)
     framed = LayoutChoice(choice.inputs, (out, choice.outputs[1]), choice.cost)
     execute_layouts(node, target, np.random.default_rng(5), choices=[choice, framed])
+
+
+@each_target
+@each_form
+@pytest.mark.parametrize("outputs", [37, 64])
+def test_what_lies_beyond_the_caches_is_asked_for(outputs: int, form: str, target: Target) -> None:
+    """Inputs of the next tiles, results, residual: a cache of a kilobyte makes small tensors far. Addresses at the ends
+    of buffers may be wrong (nothing is read there); results are those of the near kernel."""
+    node = fused(outputs, 7, False, winograd.FILTERINGS[form].stride)
+    (choice,) = choices(node, target, form)
+    set_layouts(node, choice)
+    arrays, far = random_arrays(node, np.random.default_rng(outputs)), replace(target, l2_bytes=1 << 10)
+    for got, wanted in zip(run_kernel(node, arrays, far), run_kernel(node, arrays, target), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    for t, asks in ((far, True), (replace(target, l2_bytes=1 << 30), False)):
+        code = str(lower_contraction(node, t).function)
+        assert ("write=True level=2" in code) is ("write=False level=2" in code) is asks
 
 
 @each_target

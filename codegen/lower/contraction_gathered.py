@@ -9,8 +9,7 @@ iteration. The sums of all positions and channels stay in scratch until the end,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,6 @@ from .position import Extents
 if TYPE_CHECKING:
     from .contraction import Group
 
-_Place = tuple[Any, Any]  # the first image and row of an iteration
 _AXES = (OutAxis((("image", 1),)), OutAxis(vector=True), OutAxis((("y", 1),)), OutAxis((("x", 1),)))
 
 
@@ -79,11 +77,9 @@ def lower_gathered(group: Group, target: Target, schedule: gather.GatherSchedule
 
 class _Gathered:
     def __init__(self, group: Group, target: Target, schedule: gather.GatherSchedule) -> None:
-        from .contraction import _distinct, _epilogue, _epilogue_lines, is_far
+        from .contraction import _distinct, _epilogue, _epilogue_lines
 
         core = group.core
-        self.far = is_far(group, target)
-        self.far_x = upper(group.operands[0].type.nbytes, 1 << 40) > 2 * target.l2_bytes
         self.group, self.target, self.schedule, self.out = group, target, schedule, core.output
         self.x, self.w = (Placed(v.type) for v in group.operands)
         self.dtype, self.lanes = self.out.dtype, target.lanes(self.out.dtype)
@@ -149,37 +145,23 @@ class _Gathered:
             group_ = b.idiv(block, bands)
             image, y = b.imul(group_, s.images), b.imul(b.isub(block, b.imul(group_, bands)), s.height)
             low, high = (b.idiv(b.imul(b.iadd(part, k), self.panels), s.parts) for k in (0, 1))
-            after = b.imin(b.iadd(block, 1), b.isub(count, 1))
-            group_ = b.idiv(after, bands)
-            following = b.imul(group_, s.images), b.imul(b.isub(after, b.imul(group_, bands)), s.height)
-            places = (image, y), following
             if s.whole:
                 self.each_block(lambda q, lines: self.gather(q, lines, b.imul(q, self.lanes), image, y))
 
                 def panel(p: Any) -> None:
                     self.clear(self.rows * self.nb)
-
-                    def block(q: Any, lines: int) -> None:
-                        ask = partial(self.ask_ahead, places, p, b.isub(p, low), q, lines)
-                        self.product(p, 0, q, lines, b.imul(q, self.lanes), ask)
-
-                    self.each_block(block)
+                    self.each_block(lambda q, lines: self.product(p, 0, q, lines, b.imul(q, self.lanes)))
                     self.finish(p, 0, image, y)
 
                 b.loop(low, high, panel)
                 return
 
-            def block_of_sums(q: Any, lines: int) -> None:
+            def block(q: Any, lines: int) -> None:
                 self.gather(q, lines, 0, image, y)
-
-                def panel(p: Any) -> None:
-                    number = b.isub(p, low)
-                    self.product(p, number, q, lines, 0, partial(self.ask_ahead, places, p, number, q, lines))
-
-                b.loop(low, high, panel)
+                b.loop(low, high, lambda p: self.product(p, b.isub(p, low), q, lines, 0))
 
             self.clear(b.imul(b.isub(high, low), self.rows * self.nb))
-            self.each_block(block_of_sums)
+            self.each_block(block)
             b.loop(low, high, lambda p: self.finish(p, b.isub(p, low), image, y))
 
         b.loop(b.begin, b.end, body)
@@ -212,13 +194,10 @@ class _Gathered:
         if self.lines > full:
             body(full, self.lines - full)
 
-    def product(
-        self, panel: Any, number: Any, first: Any, lines: int, column: Any, meanwhile: Callable[[Any], None]
-    ) -> None:
+    def product(self, panel: Any, number: Any, first: Any, lines: int, column: Any) -> None:
         """Adds the products of ``lines`` vectors of channels from ``first`` on to the totals of one panel.
 
-        ``number``: which of the panels in scratch; ``column``: where the rows in scratch hold those channels;
-        ``meanwhile``: called with the number of each register tile.
+        ``number``: which of the panels in scratch; ``column``: where the rows in scratch hold those channels.
         """
         b, width = self.b, self.panel_width
         totals = Operand(0, {"t": width}, 0, self.lanes, 1, padded=True)
@@ -247,75 +226,7 @@ class _Gathered:
             [sums],
             lambda value, load: [b.op("add", load(0), value)],
         )
-        add.meanwhile = meanwhile
         add.panel({"chunk": 0, "panel": 0}, self.nb, None)
-
-    # Products leave memory idle, and copies and epilogues wait for it: while one panel is multiplied with one block of
-    # the sum, what comes next is asked for, a share of it per register tile.
-    def ask_ahead(self, places: Sequence[_Place], panel: Any, number: Any, first: Any, lines: int, tile: Any) -> None:
-        """``places``: image and row where this iteration begins, and the next one."""
-        b, s = self.b, self.schedule
-        done = b.idiv(b.iadd(first, lines), self.lines)  # 1 in the last block of the sum
-        if self.far_x and prod(self.kernel) == 1:
-            tiles, blocks = -(-self.rows // s.product.tile[0]), -(-self.lines // s.lines) if s.whole else 1
-            call = b.iadd(b.imul(number, tiles), tile)
-            if s.whole:
-                source = self.source(0, *places[1])
-                call = b.iadd(call, b.imul(b.idiv(first, s.lines), tiles * max(1, self.panels // s.parts)))
-            else:
-                same, other = self.source(b.iadd(first, lines), *places[0]), self.source(0, *places[1])
-                source = b.iadd(same, b.imul(done, b.isub(other, same)))
-            calls, units = tiles * blocks * max(1, self.panels // s.parts), self.rows * blocks
-            low, high = (b.imin(b.idiv(b.imul(b.iadd(call, k), units), calls), units) for k in (0, 1))
-            b.loop(low, high, partial(self.ask_for_rows, source))
-        if self.far:
-            b.when(b.icmp("eq", done, 1), lambda: self.ask_for_results(places[0], panel, tile))
-
-    def ask_for_rows(self, source: Any, unit: Any) -> None:
-        """One block of channels of one position, from element ``source`` of x on."""
-        b, x, lines, width = self.b, self.x, self.schedule.lines, self.width
-        block = b.idiv(unit, self.rows)
-        position = b.isub(unit, b.imul(block, self.rows))
-        image = b.idiv(position, self.schedule.height * width)
-        position = b.isub(position, b.imul(image, self.schedule.height * width))
-        row = b.idiv(position, width)
-        column = b.isub(position, b.imul(row, width))
-        offset = b.iadd(source, b.imul(image, self.extents(x.outer[0])))
-        offset = b.iadd(offset, b.imul(row, self.extents(self.stride[0] * x.outer[2])))
-        offset = b.iadd(offset, b.imul(column, self.extents(self.stride[1] * x.outer[3])))
-        offset = b.iadd(offset, b.imul(block, self.extents(lines * x.outer[1])))
-        start = b.at(self.pointers[self.group.operands[0]], offset)
-        for k in range(lines):
-            b.prefetch(start, self.extents(k * x.outer[1]), level=2)
-
-    def ask_for_results(self, place: _Place, panel: Any, tile: Any) -> None:
-        """The lines of the results of one register tile, and those that their epilogue reads."""
-        b, g, s = self.b, self.result, self.schedule
-        count = s.product.tile[0]
-        first = b.imul(tile, count)
-        image = b.idiv(first, s.height * self.width)
-        first = b.isub(first, b.imul(image, s.height * self.width))
-        row = b.idiv(first, self.width)
-        column = b.isub(first, b.imul(row, self.width))
-        at = {"image": b.iadd(place[0], image), "panel": panel, "chunk": 0}
-        for n, (pointer, o) in enumerate(g.operands()[2:]):
-            if o.lane != 1 or o.stride("x") != self.lanes:
-                continue
-            start = g.move(g.move(g.start(pointer, o, at), o, "y", b.iadd(place[1], row)), o, "x", column)
-            for r in range(count):  # of positions in the next row of the image the halo is left out: near enough
-                for j in range(self.nb):
-                    where = b.iadd(r * self.lanes, b.imul(j, self.extents(o.vector)))
-                    b.prefetch(start, where, write=n < len(g.spec.outs), level=2)
-
-    def source(self, first: Any, image: Any, y: Any) -> Any:
-        """The element of x at the first tap of line ``first`` of the sum, for the first position of row ``y``."""
-        b, x = self.b, self.x
-        base: Extent = x.origin
-        for i in (0, 1):
-            base = base - self.padding[i][0] * x.outer[2 + i]
-        offset = b.iadd(self.extents(base), b.imul(image, self.extents(x.outer[0])))
-        offset = b.iadd(offset, b.imul(b.idiv(first, prod(self.kernel)), self.extents(x.outer[1])))
-        return b.iadd(offset, b.imul(y, self.extents(self.stride[0] * x.outer[2])))
 
     # -- the rows -----------------------------------------------------------------------------------------
     def gather(self, first: Any, lines: int, column: Any, image: Any, y: Any) -> None:
@@ -326,7 +237,13 @@ class _Gathered:
         b, x = self.b, self.x
         taps = prod(self.kernel)
         steps = [self.stride[i] * x.outer[2 + i] for i in (0, 1)]
-        source = b.at(self.pointers[self.group.operands[0]], self.source(first, image, y))
+        base: Extent = x.origin
+        for i in (0, 1):
+            base = base - self.padding[i][0] * x.outer[2 + i]
+        offset = b.iadd(self.extents(base), b.imul(image, self.extents(x.outer[0])))
+        offset = b.iadd(offset, b.imul(b.idiv(first, taps), self.extents(x.outer[1])))
+        offset = b.iadd(offset, b.imul(y, self.extents(steps[0])))
+        source = b.at(self.pointers[self.group.operands[0]], offset)
         height, width = self.schedule.height, self.width
         if steps[0] == width * steps[1]:  # rows of the image follow one another
             height, width = 1, height * width
