@@ -115,7 +115,14 @@ def test_every_order_of_the_loops(block: int, groups: int, target: Target, monke
     """What the rule would take for large layers only."""
 
     def choose(
-        target: Target, dtype: DType, f: winograd.Filtering, channels: int, outputs: int, tiles: int, nb: int = 1
+        target: Target,
+        dtype: DType,
+        f: winograd.Filtering,
+        channels: int,
+        outputs: int,
+        tiles: int,
+        nb: int = 1,
+        runs: int = 1,
     ) -> object:
         p = Problem(dtype, (block, 1), outputs, channels, min(target.lanes(dtype), channels), 1, nb)
         product = replace(scheduling.choose(target, p), chunk=block)
