@@ -27,9 +27,9 @@ Pairs = Sequence[tuple[int, int]]
 
 # Minimal filtering whose error each precision admits.
 _EXACT = ("winograd2", "winograd3s2")
-_FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2", "winograd4p2")
+_FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2", "winograd1x3p2", "winograd4p2")
 # Channels from which these err no more than a float32 kernel that adds up the same products one by one.
-_LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128}
+_LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128, "winograd1x3p2": 3}
 WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
 # Terms and columns from which Strassen's algorithm pays, and by how much it has to be faster.
 _STRASSEN_TERMS, _STRASSEN_COLUMNS, _STRASSEN_MARGIN = 256, 256, 1.02

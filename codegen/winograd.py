@@ -56,7 +56,8 @@ class Filtering:
 
     ``block``: about how many products are added before a sum goes to a total; fewer where the way back multiplies the
     errors of sums. ``careful``: so few that ``precision="float32"`` admits it for fewer channels. ``phases``: of the
-    input along each axis, taken as channels (1 or 2).
+    input along each axis, taken as channels (1 or 2). ``together``: neighbouring rows of points whose results are the
+    same, so that their products go to one sum.
     """
 
     rows: Line
@@ -64,6 +65,7 @@ class Filtering:
     block: int = BLOCK
     careful: bool = False
     phases: int = 1
+    together: int = 1
 
     @property
     def lines(self) -> tuple[Line, Line]:
@@ -107,6 +109,16 @@ class Filtering:
         return self.rows.points * self.columns.points
 
     @property
+    def back(self) -> Matrix:
+        """``output`` of the rows, for sums."""
+        return tuple(row[:: self.together] for row in self.rows.output)
+
+    @property
+    def sums(self) -> int:
+        """Sums per tile."""
+        return self.points // self.together
+
+    @property
     def results(self) -> int:
         """Results per tile."""
         return self.rows.tile * self.columns.tile
@@ -116,7 +128,7 @@ class Filtering:
         """How many the transforms of one tile, into and back, multiply with: rows first, then columns."""
         y, x = self.lines
         into = _count(y.input) * x.points + y.points * _count(x.input)
-        return into, _count(y.output) * x.points + y.tile * _count(x.output)
+        return into, _count(self.back) * x.points + y.tile * _count(x.output)
 
     @property
     def form(self) -> str:
@@ -170,6 +182,12 @@ def _dense(m: int, points: Sequence[float | Fraction], taps: int = 3) -> Line:
     return Line(m, 1, _floats(bt), _floats(g), _floats(at))
 
 
+def _plain(taps: int) -> Line:
+    """Stride 1, one result per tile: plain products."""
+    one = tuple(tuple(float(i == k) for k in range(taps)) for i in range(taps))
+    return Line(1, 1, one, one, ((1.0,) * taps,))
+
+
 def _strided(m: int, points: Sequence[float]) -> Line:
     """Stride 2: two taps on the even inputs, one on the odd."""
     bt, g, at = _toom_cook(m, 2, points)
@@ -189,7 +207,8 @@ PHASES = ((0, 1), (0, 0), (1, 0), (1, 1))
 _POINTS = (0, 1, -1, 2, -2, 0.5, -0.5)
 _NEAR_ONE = (0, Fraction(2, 3), Fraction(-2, 3), Fraction(3, 2), Fraction(-3, 2))
 _TWO, _FOUR, _SIX = _dense(2, _POINTS[:3]), _dense(4, _NEAR_ONE), _dense(6, _POINTS[:7])
-# Of seven points for four taps, pairs without zero share most sums; with 1/4 the error is 3/4 of that with 1/2.
+# For four taps. Of seven points, pairs without zero share most sums; with 1/4 the error is 3/4 of that with 1/2.
+_THREE_OF_FOUR = _dense(3, (0, 0.625, -0.625, 1.75, -1.75), taps=4)
 _FOUR_OF_FOUR = _dense(4, (1, -1, 2, -2, 0.25, -0.25), taps=4)
 _STRIDED = {m: _strided(m, _POINTS[:m]) for m in (3, 4)}
 FILTERINGS = {
@@ -201,6 +220,7 @@ FILTERINGS = {
         Filtering(_FOUR, _FOUR, 56),
         Filtering(_SIX, _SIX),
         *(Filtering(line, line) for line in _STRIDED.values()),
+        Filtering(_plain(4), _THREE_OF_FOUR, phases=2, together=2),
         Filtering(_FOUR_OF_FOUR, _FOUR_OF_FOUR, phases=2),
     )
 }
@@ -341,19 +361,19 @@ def _estimates(
     size, hertz = dtype.itemsize, target.clock_ghz * 1e9
     channels = filtering.channels(channels)
     in_vectors, out_vectors = -(-channels // lanes), -(-outputs // lanes)
-    p = Problem(dtype, (block, 1), outputs, channels, min(lanes, channels), 1, nb)
+    p = Problem(dtype, (block, 1), outputs, channels * filtering.together, min(lanes, channels), 1, nb)
     rows = (scheduling.registers_for(target) - 1 - nb) // nb
     s = replace(scheduling.choose(target, p), tile=(_near_equal(block, rows), 1), chunk=block)
     register_tiles = -(-block // s.tile[0])
     blocks, panels = runs * -(-tiles // block), -(-out_vectors // nb)
     weights = points * channels * panels * nb * lanes * size
     inputs = points * in_vectors * block * lanes * size
-    sums = points * nb * block * lanes * size
+    sums = filtering.sums * nb * block * lanes * size
     # The register tiles of a block read a point's weights again from L2; every panel reads the inputs again.
     again = register_tiles * weights / _L2_BYTES
     if inputs > 0.5 * target.l2_bytes:
         again = max(again, panels * inputs / _L3_BYTES)
-    products = max(points * filtering.filled * scheduling.estimate(target, p, s), again / hertz)
+    products = max(filtering.sums * filtering.filled * scheduling.estimate(target, p, s), again / hertz)
     # Weights arrive while the first register tile is computed; the others find them in L1 or L2. The larger of the two
     # times nearly hides the smaller unless they are about equal.
     first = products / register_tiles
@@ -361,7 +381,10 @@ def _estimates(
     stream = weights / rate / hertz
     streamed = products - first + (first**4 + stream**4) ** 0.25
     level = (inputs + sums > target.l1_bytes) + (inputs + sums > 0.75 * target.l2_bytes)
-    into, back = (_TERM_CYCLES * t + points * _POINT_CYCLES[level] for t in filtering.coefficients)
+    moved = (points, filtering.sums)
+    into, back = (
+        _TERM_CYCLES * t + n * _POINT_CYCLES[level] for t, n in zip(filtering.coefficients, moved, strict=True)
+    )
     before, after = block * in_vectors * into / hertz, block * out_vectors * back / hertz
     if filtering.phases > 1:
         pixels = filtering.rows.points * (filtering.columns.points + filtering.columns.tile * (block - 1))

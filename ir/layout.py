@@ -32,9 +32,9 @@ def _winograd(rows: int, columns: int) -> Callable[[Sequence[Extent]], tuple[Ext
     return lambda shape: (*shape[:2], shape[2] + (rows - 3), shape[3] + (columns - 3))
 
 
-def _phases(points: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
-    # [O, C, 7, 7] -> [O, 4 C, points, points]
-    return lambda shape: (shape[0], shape[1] * 4, points, points)
+def _phases(rows: int, columns: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # [O, C, 7, 7] -> [O, 4 C, rows, columns]
+    return lambda shape: (shape[0], shape[1] * 4, rows, columns)
 
 
 def _halves(stacked: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
@@ -52,7 +52,8 @@ FORMS: dict[str, Form] = {
     "winograd3s2": Form(_winograd(7, 7), 1e-6),
     "winograd4s2": Form(_winograd(9, 9), 1e-5),
     # The same on the phases of an input with stride 2: 7x7 kernels.
-    "winograd4p2": Form(_phases(7), 1e-5),
+    "winograd1x3p2": Form(_phases(4, 6), 1e-6),
+    "winograd4p2": Form(_phases(7, 7), 1e-5),
     # One level of Strassen's algorithm, for matrices [K, N] and [N, K], or [N, K, 1, 1].
     "strassen": Form(_halves(0), 1e-6),
     "strassen_t": Form(_halves(1), 1e-6),

@@ -122,7 +122,8 @@ class Winograd:
         # An odd number of vectors between points: the vectors of one tile go to different cache sets.
         self.v_point = (self.in_vectors * self.block | 1) * self.lanes
         self.m_point = (self.nb * self.block | 1) * self.lanes
-        self.v, self.m = (b.scratch(self.dtype, f.points * size) for size in (self.v_point, self.m_point))
+        self.v = b.scratch(self.dtype, f.points * self.v_point)
+        self.m = b.scratch(self.dtype, f.sums * self.m_point)
         self.offsets = b.scratch(dtypes.int64, self.block)
         self.result = self._result_side(_epilogue(b, self.extents, group, _AXES))
         lines = _epilogue_lines(group, _AXES, target, self.lanes) * f.results
@@ -289,7 +290,7 @@ class Winograd:
     # -- products and the way back ----------------------------------------------------------------------
     def products(self, panel: Any) -> None:
         """The products of all points with one panel."""
-        self.b.loop(0, self.filtering.points, lambda p: self.product(p, panel, self.segments(0, self.channels)))
+        self.b.loop(0, self.filtering.points, lambda p: self.product(p, p, panel, self.segments(0, self.channels)))
 
     def segments(self, low: int, high: int) -> tuple[Segment, ...]:
         """The reduction over channels ``low`` to ``high``."""
@@ -305,8 +306,9 @@ class Winograd:
             at += max(whole, 1) * count
         return tuple(found)
 
-    def product(self, point: Any, panel: Any, segments: tuple[Segment, ...]) -> None:
-        """The product of one point and panel, to M[point][vector of the panel][tile][lane]."""
+    def product(self, point: Any, to: Any, panel: Any, segments: tuple[Segment, ...]) -> None:
+        """The product of one point (and those that ``segments`` lead to) and panel, to M[to][vector of the
+        panel][tile][lane]."""
         b, w = self.b, self.w
         width, stride = self.nb * self.lanes, self.block * self.lanes
         weights = b.at(self.pointers[self.group.operands[1]], b.imul(panel, self.extents(w.outer[0])))
@@ -325,7 +327,7 @@ class Winograd:
 
         a = b.at(self.v, b.imul(point, self.v_point))
         u = b.at(weights, b.imul(point, self.extents(w.outer[3])))
-        out = b.at(self.m, b.imul(point, self.m_point))
+        out = b.at(self.m, b.imul(to, self.m_point))
         multiply = Generator(b, self.extents, spec, self.schedule.product, a, u, [out])
         multiply.panel({"chunk": 0, "panel": 0}, self.nb, None)
 
@@ -340,7 +342,8 @@ class Winograd:
         outs, extras = ptrs[: len(g.spec.outs)], ptrs[len(g.spec.outs) :]
         left = b.isub(self.outputs, b.imul(panel, self.nb * self.lanes)) if self.outputs % self.lanes else None
         exists = [self._exists(place, axis) for axis in (0, 1)]
-        m, rows_n, columns_n = y_line.tile, y_line.points, x_line.points
+        back = self.filtering.back
+        m, rows_n, columns_n = y_line.tile, len(back[0]), x_line.points
 
         def vector(j: Any) -> None:
             src = b.at(self.m, b.imul(b.iadd(b.imul(j, self.block), t), self.lanes))
@@ -350,7 +353,7 @@ class Winograd:
             # values stay within the registers.
             passes = [range(m)] if m * columns_n <= 24 else [range(0, m, 2), range(1, m, 2)]
             for rows in passes:
-                part, columns = tuple(y_line.output[i] for i in rows), []
+                part, columns = tuple(back[i] for i in rows), []
                 for k in range(columns_n):
                     given = [b.load(src, (i * columns_n + k) * self.m_point, self.lanes) for i in range(rows_n)]
                     columns.append(_columns(b, part, given))

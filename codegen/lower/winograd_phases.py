@@ -7,11 +7,13 @@ masked when it is loaded.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...ir.dims import Extent
 from ...ir.errors import UnsupportedError
 from ...ir.target import Target
+from ..contraction import Segment
 from ..loopir import Val
 from ..winograd import PHASES, WinogradSchedule
 from .winograd import Winograd
@@ -109,17 +111,25 @@ class PhasedWinograd(Winograd):
     # -- products -----------------------------------------------------------------------------------------
     def products(self, panel: Any) -> None:
         """Where the weights of some phases are zero, only the others are multiplied."""
-        b, (y_line, x_line) = self.b, self.lines
-        m, n = y_line.points, x_line.points
-        for rows in (range(m - 1), range(m - 1, m)):
-            for columns in (range(n - 1), range(n - 1, n)):
-                segments = self.segments(*self.filtering.depth((rows[0], columns[0]), self.given))
+        b, f, n = self.b, self.filtering, self.lines[1].points
+        ranges: dict[tuple[Any, ...], list[tuple[int, int]]] = {}  # equal loops -> (row of sums, column)
+        for row in range(f.sums // n):
+            for column in range(n):
+                points = [(row * f.together + i, column) for i in range(f.together)]
+                ranges.setdefault(tuple(f.depth(at, self.given) for at in points), []).append((row, column))
+        for depths, places in ranges.items():
+            (low, left), (high, right) = places[0], places[-1]
+            segments = tuple(
+                replace(s, a=s.a + i * n * self.v_point, b=s.b + i * self.w.outer[2])
+                for i, (first, last) in enumerate(depths)
+                for s in self.segments(first, last)
+            )
 
-                def one(i: Any, j: Any, segments: Any = segments) -> None:
-                    self.product(b.iadd(b.imul(i, n), j), panel, segments)
+            def one(row: Any, column: Any, segments: tuple[Segment, ...] = segments) -> None:
+                point = b.iadd(b.imul(row, n * f.together), column)
+                self.product(point, b.iadd(b.imul(row, n), column), panel, segments)
 
-                b.loop(
-                    rows.start,
-                    rows.stop,
-                    lambda i, columns=columns, one=one: b.loop(columns.start, columns.stop, lambda j: one(i, j)),
-                )
+            def row(i: Any, left: int = left, right: int = right, one: Any = one) -> None:
+                b.loop(left, right + 1, lambda j: one(i, j))
+
+            b.loop(low, high + 1, row)
