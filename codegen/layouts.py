@@ -31,6 +31,7 @@ _FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2", "winograd1x3p2", "win
 # Channels from which these err no more than a float32 kernel that adds up the same products one by one.
 _LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128, "winograd1x3p2": 3}
 WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
+_PHASES_MARGIN = 1.1  # by how much phases have to be faster: small images gain less than estimated
 # Terms and columns from which Strassen's algorithm pays, and by how much it has to be faster.
 _STRASSEN_TERMS, _STRASSEN_COLUMNS, _STRASSEN_MARGIN = 256, 256, 1.02
 _STRASSEN_CONV_COLUMNS, _STRASSEN_CONV_MARGIN = 128, 1.07  # the estimates of gathered rows are nearer to what they take
@@ -197,7 +198,8 @@ def _winograd(node: Node, target: Target, forms: Sequence[str]) -> list[LayoutCh
             needs = zip(x.shape[2:], padding, f.lines, strict=True)
             given = replace(out, halo=_frame(4, [tile_halo(upper(e), pair, line) for e, pair, line in needs]))
         packed = Layout(order=(0, 2, 3, 1), blocks=((0, lanes * s.product.nb),), form=f.form)
-        found.append(LayoutChoice((given, packed), (out,), s.seconds, str(s)))
+        cost = s.seconds * (_PHASES_MARGIN if phased else 1.0)
+        found.append(LayoutChoice((given, packed), (out,), cost, str(s)))
     return found
 
 

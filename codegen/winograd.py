@@ -242,7 +242,9 @@ def transform_weight(weight: np.ndarray, filtering: Filtering) -> np.ndarray:
 # Cycles to transform one vector of channels of a tile (measured): for each coefficient that is not zero, and for each
 # point kept in L1, in L2 or beyond. Rows share sums, so a coefficient is less than one instruction.
 _TERM_CYCLES, _POINT_CYCLES = 0.65, (1.0, 4.0, 10.0)
-_SPLIT_CYCLES = 7.0  # to take one vector of a pixel's channels from the phases of dense rows (measured)
+# To bring together one vector of a pixel's channels from the phases of dense rows (measured); at the ends of rows,
+# where loads are masked, about twice that.
+_SPLIT_CYCLES = 4.5
 _ALTERNATIVES = 12  # that are worth measuring
 _L2_BYTES, _L3_BYTES, _FAR_BYTES = 20.0, 11.0, 5.0  # per cycle: from L2, from L3, from what others share with us
 
@@ -387,8 +389,9 @@ def _estimates(
     )
     before, after = block * in_vectors * into / hertz, block * out_vectors * back / hertz
     if filtering.phases > 1:
-        pixels = filtering.rows.points * (filtering.columns.points + filtering.columns.tile * (block - 1))
-        before += pixels * in_vectors * _SPLIT_CYCLES / hertz
+        pixels = filtering.columns.points + filtering.columns.tile * (block - 1)
+        vectors = lanes * (-(-pixels // lanes) + 2 * block / tiles)
+        before += filtering.rows.points * vectors * in_vectors * _SPLIT_CYCLES / hertz
     for groups in sorted({1, 2, 4, 8, panels}):
         if groups > panels:
             continue

@@ -129,7 +129,7 @@ class PhasedWinograd(Winograd):
                 point = b.iadd(b.imul(row, n * f.together), column)
                 self.product(point, b.iadd(b.imul(row, n), column), panel, segments)
 
-            def row(i: Any, left: int = left, right: int = right, one: Any = one) -> None:
-                b.loop(left, right + 1, lambda j: one(i, j))
+            def line(row: Any, left: int = left, right: int = right, one: Any = one) -> None:
+                b.loop(left, right + 1, lambda column: one(row, column))
 
-            b.loop(low, high + 1, row)
+            b.loop(low, high + 1, line)
