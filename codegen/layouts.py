@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 from ..ir import dtypes
@@ -26,10 +27,11 @@ Pairs = Sequence[tuple[int, int]]
 
 # Minimal filtering whose error each precision admits.
 _EXACT = ("winograd2", "winograd3s2")
-_FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2")
+_FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2", "winograd1x3p2", "winograd4p2")
 # Channels from which these err no more than a float32 kernel that adds up the same products one by one.
-_LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128}
+_LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128, "winograd1x3p2": 3}
 WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
+_PHASES_MARGIN = 1.1  # by how much phases have to be faster: small images gain less than estimated
 # Terms and columns from which Strassen's algorithm pays, and by how much it has to be faster.
 _STRASSEN_TERMS, _STRASSEN_COLUMNS, _STRASSEN_MARGIN = 256, 256, 1.02
 _STRASSEN_CONV_COLUMNS, _STRASSEN_CONV_MARGIN = 128, 1.07  # the estimates of gathered rows are nearer to what they take
@@ -173,27 +175,31 @@ def _winograd(node: Node, target: Target, forms: Sequence[str]) -> list[LayoutCh
     dtype, lanes = y.dtype, target.lanes(y.dtype)
     attrs = node.attrs
     shape, padding = w.shape, attrs["padding"]
-    fits = shape[2:] == (3, 3) and attrs["dilation"] == (1, 1) and attrs["groups"] == 1
+    fits = attrs["dilation"] == (1, 1) and attrs["groups"] == 1
     static = all(isinstance(e, int) and e > 0 for e in (*x.shape[1:], *y.shape[2:]))
     if not (fits and static and lanes > 1 and dtype.kind == "f" and dtype.bits >= 32):
         return []
     outputs, channels = (upper(e) for e in shape[:2])
-    if channels < lanes or min(p for pair in padding for p in pair) < 0:
+    if min(p for pair in padding for p in pair) < 0:
         return []
     found = []
     for f in (winograd.FILTERINGS[form] for form in forms):
-        if attrs["stride"] != (f.stride, f.stride):
+        phased = f.phases > 1  # then few channels are no loss
+        if shape[2:] != f.kernel or attrs["stride"] != (f.stride, f.stride) or phased != (channels < lanes):
             continue
-        count = upper(y.shape[0]) * prod(
-            -(-upper(e) // line.tile) for e, line in zip(y.shape[2:], f.lines, strict=True)
-        )
-        s = winograd.choose(target, dtype, f, channels, outputs, count)
-        halo = _frame(
-            4, [tile_halo(upper(e), pair, line) for e, pair, line in zip(x.shape[2:], padding, f.lines, strict=True)]
-        )
+        rows, columns = (-(-upper(e) // line.tile) for e, line in zip(y.shape[2:], f.lines, strict=True))
+        images = upper(y.shape[0])
+        out = Layout(blocks=((1, lanes),))
+        if phased:
+            s = winograd.choose(target, dtype, f, channels, outputs, columns, runs=images * rows)
+            given = DENSE
+        else:
+            s = winograd.choose(target, dtype, f, channels, outputs, images * rows * columns)
+            needs = zip(x.shape[2:], padding, f.lines, strict=True)
+            given = replace(out, halo=_frame(4, [tile_halo(upper(e), pair, line) for e, pair, line in needs]))
         packed = Layout(order=(0, 2, 3, 1), blocks=((0, lanes * s.product.nb),), form=f.form)
-        given, out = Layout(blocks=((1, lanes),), halo=halo), Layout(blocks=((1, lanes),))
-        found.append(LayoutChoice((given, packed), (out,), s.seconds, str(s)))
+        cost = s.seconds * (_PHASES_MARGIN if phased else 1.0)
+        found.append(LayoutChoice((given, packed), (out,), cost, str(s)))
     return found
 
 

@@ -32,6 +32,11 @@ def _winograd(rows: int, columns: int) -> Callable[[Sequence[Extent]], tuple[Ext
     return lambda shape: (*shape[:2], shape[2] + (rows - 3), shape[3] + (columns - 3))
 
 
+def _phases(rows: int, columns: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # [O, C, 7, 7] -> [O, 4 C, rows, columns]
+    return lambda shape: (shape[0], shape[1] * 4, rows, columns)
+
+
 def _halves(stacked: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
     # Seven combinations of quarters, one behind the other along axis ``stacked``
     return lambda shape: (*((7 if i == stacked else 1) * (e // 2) for i, e in enumerate(shape[:2])), *shape[2:])
@@ -46,6 +51,9 @@ FORMS: dict[str, Form] = {
     "winograd6": Form(_winograd(8, 8), 1e-5),
     "winograd3s2": Form(_winograd(7, 7), 1e-6),
     "winograd4s2": Form(_winograd(9, 9), 1e-5),
+    # The same on the phases of an input with stride 2: 7x7 kernels.
+    "winograd1x3p2": Form(_phases(4, 6), 1e-6),
+    "winograd4p2": Form(_phases(7, 7), 1e-5),
     # One level of Strassen's algorithm, for matrices [K, N] and [N, K], or [N, K, 1, 1].
     "strassen": Form(_halves(0), 1e-6),
     "strassen_t": Form(_halves(1), 1e-6),
