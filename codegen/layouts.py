@@ -324,7 +324,7 @@ def _fixed_point(node: Node, target: Target, seconds: float) -> list[LayoutChoic
         blocks=((0 if transposed else 1, s.lanes * s.nb),),
         form=fixed_point.FORM_TRANSPOSED if transposed else fixed_point.FORM,
     )
-    why = f"{s.reason}, panels of {s.nb} vectors; est. {gain:.2f} times as fast as float32 weights from memory"
+    why = f"{s.reason}, panels of {s.nb} vectors; est. {gain:.2f} times as fast as float32 weights"
     return [LayoutChoice((DENSE, packed), (DENSE,), seconds / gain, why)]
 
 

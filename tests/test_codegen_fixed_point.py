@@ -301,7 +301,8 @@ def test_where_it_is_offered() -> None:
         best = layout_choices(matmul(rows, k, n), target, "float32-fast")[0]
         assert best.inputs[1].form == "fixed21_t" and "three in 64 bits" in best.reason
         assert not yes(rows, k, n, precision="float32") and not yes(rows, k, n, precision="bfloat16")
-    assert not yes((1,), 784, 512)  # the weights stay in a cache
+    assert yes((1,), 784, 512) and not yes((2,), 784, 512)  # from L3
+    assert not yes((1,), 512, 256)  # the weights stay in L2
     assert not yes((8,), 4096, 4096) and not yes((64,), 4096, 4096)  # products take longer than memory
     assert not yes((Dim("N", 1, 8).expr,), 4096, 4096)
     assert not yes((1,), 4096, 4096, dtype=dtypes.float64) and not yes((1,), 4096, 4096, dtype=dtypes.float16)
