@@ -126,9 +126,7 @@ def holds(array: np.ndarray, form: str) -> bool:
     return True
 
 
-def _cycles(
-    target: Target, rows: int, nb: int, tile: int, depth: int, outputs: int, rate: float = _FAR_RATE
-) -> float:
+def _cycles(target: Target, rows: int, nb: int, tile: int, depth: int, outputs: int, rate: float = _FAR_RATE) -> float:
     """Estimate for the whole product on one thread, with weights from memory, or coming at ``rate`` bytes per cycle."""
     wide = target.vector_bytes == 64
     unpack, ports = (6, 2) if wide else (8, 3)  # three conversions, two shifts, and AVX-512 selects bits in one
