@@ -12,7 +12,7 @@ from ..ir.graph import Node
 from ..ir.kernels import CAST_BYTES_PER_SECOND, LayoutChoice
 from ..ir.layout import DENSE, Layout
 from ..ir.target import Target
-from . import gather, strassen, winograd
+from . import fixed_point, gather, strassen, winograd
 from . import schedule as scheduling
 from .contraction import compute
 from .loopir import contiguous_loads
@@ -302,11 +302,36 @@ def _matmul(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
         if packed.order == tuple(range(rank)):
             packed = Layout(blocks=packed.blocks)
         choices.append(LayoutChoice((DENSE, packed), (DENSE,), cost, f"B in panels of {nb} vectors"))
-    choices += _strassen(node, target) if precision == "float32-fast" else []
+    if precision == "float32-fast":
+        choices += _strassen(node, target) + _fixed_point(node, target, cost)
     # A row-major B is read in place, a transposed one is packed by the kernel on every run.
     repack = upper(product(b.shape), 1 << 40) * (2.0 if transposed else 0.5) / (target.clock_ghz * 1e9)
     choices.append(LayoutChoice((DENSE, DENSE), (DENSE,), cost * 1.05 + repack, "all dense"))
     return choices
+
+
+def _fixed_point(node: Node, target: Target, seconds: float) -> list[LayoutChoice]:
+    """Weights in fixed point, where few rows wait for them; ``seconds``: estimate for float32 weights, near ones."""
+    a, b = node.inputs
+    y, transposed = node.output, node.attrs["transpose_b"]
+    rows, outputs = product(y.shape[:-1]), y.shape[-1]
+    if any(v.dtype != dtypes.float32 for v in (a, b, y)) or b.type.rank != 2 or node.attrs["transpose_a"]:
+        return []
+    if not (b.type.is_static and isinstance(rows, int) and isinstance(outputs, int)):
+        return []
+    depth = upper(a.shape[-1])
+    gain = fixed_point.speedup(target, rows, depth, outputs, seconds)
+    if not gain:
+        return []
+    # Estimates of other kernels have all weights near, so that only the gain compares.
+    s = fixed_point.choose(target, rows, depth, outputs)
+    packed = Layout(
+        order=() if transposed else (1, 0),
+        blocks=((0 if transposed else 1, s.lanes * s.nb),),
+        form=fixed_point.FORM_TRANSPOSED if transposed else fixed_point.FORM,
+    )
+    why = f"{s.reason}, panels of {s.nb} vectors; est. {gain:.2f} times as fast as float32 weights"
+    return [LayoutChoice((DENSE, packed), (DENSE,), seconds / gain, why)]
 
 
 def _strassen(node: Node, target: Target) -> list[LayoutChoice]:

@@ -42,6 +42,11 @@ def _halves(stacked: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
     return lambda shape: (*((7 if i == stacked else 1) * (e // 2) for i, e in enumerate(shape[:2])), *shape[2:])
 
 
+def _fixed(axis: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # Two words for every three terms along ``axis``, and one for every 192
+    return lambda shape: tuple((e + 191) // 192 + (e + 2) // 3 * 2 if i == axis else e for i, e in enumerate(shape))
+
+
 FORMS: dict[str, Form] = {
     # Minimal filtering: results along the sides of a tile, the stride, and whether sums are made of short blocks.
     "winograd2": Form(_winograd(4, 4), 1e-6),
@@ -57,6 +62,9 @@ FORMS: dict[str, Form] = {
     # One level of Strassen's algorithm, for matrices [K, N] and [N, K], or [N, K, 1, 1].
     "strassen": Form(_halves(0), 1e-6),
     "strassen_t": Form(_halves(1), 1e-6),
+    # Fixed point of 21 bits, for matrices [K, N] and [N, K].
+    "fixed21": Form(_fixed(0), 6e-6),
+    "fixed21_t": Form(_fixed(1), 6e-6),
     # One to three bfloat16 parts per element, for matrix tiles; the innermost blocks are 32 columns of 32.
     "bf16": Form(tuple, 4e-3, 1),
     "bf16x2": Form(tuple, 1e-5, 2),
