@@ -50,7 +50,7 @@ def main() -> None:
     results = {report.key(r): r["results"] for r in (report.read(args.results) if args.results else [])}
     probe = Probe(args.threads)
     probe.sample(60)
-    rate = probe.undisturbed_flops()
+    rate = probe.limits().undisturbed_flops
     print(f"{args.threads} threads: {rate / 1e9:.0f} GFLOP/s\n\n| " + " | ".join(HEAD) + " |\n|" + " --- |" * len(HEAD))
     for name in args.models or ORDER:
         for batch in args.batch or models.MODELS[name][2]:

@@ -74,6 +74,7 @@ class Contraction:
     ``joinable``: outer axes may become rows (not if B is prepared per outer index). ``padding_rows``: how many rows
     behind the last one exist in the results' memory and have to be cleared. ``ahead``: how many elements ahead B is
     prefetched, 0 for not at all. ``terms``: about how many products are added before the sum goes to a total.
+    ``far``: the results and what the epilogue reads lie beyond L2.
     """
 
     dtype: DType
@@ -90,6 +91,7 @@ class Contraction:
     padding_rows: int = 0
     ahead: int = 0
     terms: int = BLOCK
+    far: bool = False
 
     @property
     def vector_a(self) -> bool:
@@ -318,6 +320,8 @@ class Generator:
         """One tile from zero to the stores."""
         spec, b = self.spec, self.b
         rows = [(r0, r1) for r0 in range(size0) for r1 in range(size1)]
+        if spec.far:
+            self.ask_for_results(ptrs[2:], rows, nb)
         micro = Tile(self, rows, nb, masks)
         sums: list[Val] = [self.zero] * (len(rows) * nb)
         for segment in spec.segments:
@@ -332,6 +336,16 @@ class Generator:
             self.finish_in_loops(outs, extras, (size0, size1), nb, totals)
         else:
             self.finish(outs, extras, rows, nb, masks, sums)
+
+    def ask_for_results(self, ptrs: list[Val], rows: list[tuple[int, int]], nb: int) -> None:
+        """Have the lines of a tile's results, and of what its epilogue reads, come while products leave memory idle."""
+        b, spec = self.b, self.spec
+        for n, (pointer, o) in enumerate(zip(ptrs, (*spec.outs, *spec.extras), strict=True)):
+            if o.lane == 1 and any(o.stride(axis.name) != 0 for axis in spec.m):
+                for row in rows:
+                    for j in range(nb):
+                        offset = b.iadd(self.row_offset(o, row), b.imul(j, self.extent(o.vector)))
+                        b.prefetch(pointer, offset, write=n < len(spec.outs), level=2)
 
     @property
     def zero(self) -> Val:
@@ -369,6 +383,15 @@ class Generator:
             count = b.imul(b.isub(last, first), self.extent(tile_count(self.m_splits[1])))
             b.loop(0, b.imul(count, vectors), lambda i: b.store(b.at(totals, b.imul(i, self.lanes)), self.zero))
 
+            results = [(p, o) for p, (_, o) in zip(bases, self.operands(), strict=True)][2:]
+            if self.spec.far:
+
+                def ask(at: _Place) -> None:
+                    rows = [(r0, r1) for r0 in range(at.size[0]) for r1 in range(at.size[1])]
+                    self.ask_for_results(at.pointers, rows, nb)
+
+                self.each_tile(results, first, last, ask, together == 1)
+
             def slot(at: _Place) -> Val:
                 return b.at(totals, b.imul(at.slot, vectors * self.lanes))
 
@@ -397,7 +420,6 @@ class Generator:
                     sums = [b.load(mine, i * self.lanes, self.lanes) for i in range(len(rows) * nb)]
                     self.finish(outs, extras, rows, nb, masks, sums)
 
-            results = [(p, o) for p, (_, o) in zip(bases, self.operands(), strict=True)][2:]
             self.each_tile(results, first, last, end, together == 1)
 
         if together >= most:

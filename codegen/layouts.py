@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 from ..ir import dtypes
@@ -11,7 +12,7 @@ from ..ir.graph import Node
 from ..ir.kernels import CAST_BYTES_PER_SECOND, LayoutChoice
 from ..ir.layout import DENSE, Layout
 from ..ir.target import Target
-from . import gather, strassen, winograd
+from . import fixed_point, gather, strassen, winograd
 from . import schedule as scheduling
 from .contraction import compute
 from .loopir import contiguous_loads
@@ -26,10 +27,11 @@ Pairs = Sequence[tuple[int, int]]
 
 # Minimal filtering whose error each precision admits.
 _EXACT = ("winograd2", "winograd3s2")
-_FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2")
+_FAST = (*_EXACT, "winograd4", "winograd6", "winograd4s2", "winograd1x3p2", "winograd4p2")
 # Channels from which these err no more than a float32 kernel that adds up the same products one by one.
-_LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128}
+_LONG_SUM = {"winograd4": 224, "winograd2x4careful": 32, "winograd4careful": 128, "winograd1x3p2": 3}
 WINOGRAD_FORMS = {"float32": (*_EXACT, *_LONG_SUM), "float32-fast": _FAST, "bfloat16": _FAST}
+_PHASES_MARGIN = 1.1  # by how much phases have to be faster: small images gain less than estimated
 # Terms and columns from which Strassen's algorithm pays, and by how much it has to be faster.
 _STRASSEN_LEVELS = (1, 2)
 _STRASSEN_TERMS, _STRASSEN_COLUMNS, _STRASSEN_MARGIN = 256, 256, 1.02
@@ -174,27 +176,31 @@ def _winograd(node: Node, target: Target, forms: Sequence[str]) -> list[LayoutCh
     dtype, lanes = y.dtype, target.lanes(y.dtype)
     attrs = node.attrs
     shape, padding = w.shape, attrs["padding"]
-    fits = shape[2:] == (3, 3) and attrs["dilation"] == (1, 1) and attrs["groups"] == 1
+    fits = attrs["dilation"] == (1, 1) and attrs["groups"] == 1
     static = all(isinstance(e, int) and e > 0 for e in (*x.shape[1:], *y.shape[2:]))
     if not (fits and static and lanes > 1 and dtype.kind == "f" and dtype.bits >= 32):
         return []
     outputs, channels = (upper(e) for e in shape[:2])
-    if channels < lanes or min(p for pair in padding for p in pair) < 0:
+    if min(p for pair in padding for p in pair) < 0:
         return []
     found = []
     for f in (winograd.FILTERINGS[form] for form in forms):
-        if attrs["stride"] != (f.stride, f.stride):
+        phased = f.phases > 1  # then few channels are no loss
+        if shape[2:] != f.kernel or attrs["stride"] != (f.stride, f.stride) or phased != (channels < lanes):
             continue
-        count = upper(y.shape[0]) * prod(
-            -(-upper(e) // line.tile) for e, line in zip(y.shape[2:], f.lines, strict=True)
-        )
-        s = winograd.choose(target, dtype, f, channels, outputs, count)
-        halo = _frame(
-            4, [tile_halo(upper(e), pair, line) for e, pair, line in zip(x.shape[2:], padding, f.lines, strict=True)]
-        )
+        rows, columns = (-(-upper(e) // line.tile) for e, line in zip(y.shape[2:], f.lines, strict=True))
+        images = upper(y.shape[0])
+        out = Layout(blocks=((1, lanes),))
+        if phased:
+            s = winograd.choose(target, dtype, f, channels, outputs, columns, runs=images * rows)
+            given = DENSE
+        else:
+            s = winograd.choose(target, dtype, f, channels, outputs, images * rows * columns)
+            needs = zip(x.shape[2:], padding, f.lines, strict=True)
+            given = replace(out, halo=_frame(4, [tile_halo(upper(e), pair, line) for e, pair, line in needs]))
         packed = Layout(order=(0, 2, 3, 1), blocks=((0, lanes * s.product.nb),), form=f.form)
-        given, out = Layout(blocks=((1, lanes),), halo=halo), Layout(blocks=((1, lanes),))
-        found.append(LayoutChoice((given, packed), (out,), s.seconds, str(s)))
+        cost = s.seconds * (_PHASES_MARGIN if phased else 1.0)
+        found.append(LayoutChoice((given, packed), (out,), cost, str(s)))
     return found
 
 
@@ -297,11 +303,36 @@ def _matmul(node: Node, target: Target, precision: str) -> list[LayoutChoice]:
         if packed.order == tuple(range(rank)):
             packed = Layout(blocks=packed.blocks)
         choices.append(LayoutChoice((DENSE, packed), (DENSE,), cost, f"B in panels of {nb} vectors"))
-    choices += _strassen(node, target) if precision == "float32-fast" else []
+    if precision == "float32-fast":
+        choices += _strassen(node, target) + _fixed_point(node, target, cost)
     # A row-major B is read in place, a transposed one is packed by the kernel on every run.
     repack = upper(product(b.shape), 1 << 40) * (2.0 if transposed else 0.5) / (target.clock_ghz * 1e9)
     choices.append(LayoutChoice((DENSE, DENSE), (DENSE,), cost * 1.05 + repack, "all dense"))
     return choices
+
+
+def _fixed_point(node: Node, target: Target, seconds: float) -> list[LayoutChoice]:
+    """Weights in fixed point, where few rows wait for them; ``seconds``: estimate for float32 weights, near ones."""
+    a, b = node.inputs
+    y, transposed = node.output, node.attrs["transpose_b"]
+    rows, outputs = product(y.shape[:-1]), y.shape[-1]
+    if any(v.dtype != dtypes.float32 for v in (a, b, y)) or b.type.rank != 2 or node.attrs["transpose_a"]:
+        return []
+    if not (b.type.is_static and isinstance(rows, int) and isinstance(outputs, int)):
+        return []
+    depth = upper(a.shape[-1])
+    gain = fixed_point.speedup(target, rows, depth, outputs, seconds)
+    if not gain:
+        return []
+    # Estimates of other kernels have all weights near, so that only the gain compares.
+    s = fixed_point.choose(target, rows, depth, outputs)
+    packed = Layout(
+        order=() if transposed else (1, 0),
+        blocks=((0 if transposed else 1, s.lanes * s.nb),),
+        form=fixed_point.FORM_TRANSPOSED if transposed else fixed_point.FORM,
+    )
+    why = f"{s.reason}, panels of {s.nb} vectors; est. {gain:.2f} times as fast as float32 weights"
+    return [LayoutChoice((DENSE, packed), (DENSE,), seconds / gain, why)]
 
 
 def _strassen(node: Node, target: Target) -> list[LayoutChoice]:

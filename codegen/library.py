@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ..ir import registry
 from ..ir.graph import Node
 from ..ir.kernels import LayoutChoice
+from ..ir.layout import Layout
 from ..ir.registry import Fusion
 from ..ir.target import Target
+from . import fixed_point
 from .layouts import layout_choices
 from .lower import chain_plan, table
 from .tile_layouts import missing_unit
@@ -32,6 +36,10 @@ class NativeKernels:
 
     def layout_choices(self, node: Node) -> list[LayoutChoice]:
         return layout_choices(node, self.target, self.precision)
+
+    def holds(self, array: np.ndarray, layout: Layout) -> bool:
+        """Whether the form of ``layout`` stands for the constant ``array`` with the error that forms may have."""
+        return layout.form not in fixed_point.FORMS or fixed_point.holds(array, layout.form)
 
     def limits(self) -> str:
         """What keeps the precision from its fastest kernels on this target, "" if nothing does."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir.layout import Layout
-from . import strassen
+from . import fixed_point, strassen
 from .tile_packing import pack_tiles
 from .tile_schedule import PARTS
 from .winograd import FILTERINGS, transform_weight
@@ -56,6 +56,8 @@ def transformed(array: np.ndarray, form: str) -> np.ndarray:
         return array
     if form in strassen.FORMS:
         return strassen.transform(array, form)
+    if form in fixed_point.FORMS:
+        return fixed_point.encode(array, form)
     if form not in FILTERINGS:
         raise ValueError(f"no packing for form {form!r}")
     return transform_weight(array, FILTERINGS[form])

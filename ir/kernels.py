@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
 from .graph import Node
 from .layout import Layout
 
@@ -19,7 +21,7 @@ CAST_BYTES_PER_SECOND = 8e9
 @dataclass(frozen=True)
 class LayoutChoice:
     """Layouts one kernel variant wants: one per operand and result; ``cost`` in estimated seconds. An operand that
-    should have a form must be a constant for the variant to apply."""
+    should have a form must be a constant for the variant to apply, and one that the form holds."""
 
     inputs: tuple[Layout, ...]
     outputs: tuple[Layout, ...]
@@ -35,6 +37,9 @@ class KernelLibrary(Protocol):
 
     def layout_choices(self, node: Node) -> list[LayoutChoice]:
         """Layouts in which the node can run, best first; dense is always among them if supported at all."""
+
+    def holds(self, array: np.ndarray, layout: Layout) -> bool:
+        """Whether the form of ``layout`` stands for the constant ``array`` with the error that forms may have."""
 
     def accepts_epilogue(self, node: Node) -> bool:
         """Whether an elementwise chain may be fused behind this contraction."""

@@ -32,12 +32,22 @@ def _winograd(rows: int, columns: int) -> Callable[[Sequence[Extent]], tuple[Ext
     return lambda shape: (*shape[:2], shape[2] + (rows - 3), shape[3] + (columns - 3))
 
 
+def _phases(rows: int, columns: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # [O, C, 7, 7] -> [O, 4 C, rows, columns]
+    return lambda shape: (shape[0], shape[1] * 4, rows, columns)
+
+
 def _blocks(cuts: int, products: int, stacked: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
     # Combinations of cuts x cuts blocks, one behind the other along axis ``stacked``
     def shape_of(shape: Sequence[Extent]) -> tuple[Extent, ...]:
         return (*((products if i == stacked else 1) * (e // cuts) for i, e in enumerate(shape[:2])), *shape[2:])
 
     return shape_of
+
+
+def _fixed(axis: int) -> Callable[[Sequence[Extent]], tuple[Extent, ...]]:
+    # Two words for every three terms along ``axis``, and one for every 192
+    return lambda shape: tuple((e + 191) // 192 + (e + 2) // 3 * 2 if i == axis else e for i, e in enumerate(shape))
 
 
 FORMS: dict[str, Form] = {
@@ -49,11 +59,17 @@ FORMS: dict[str, Form] = {
     "winograd6": Form(_winograd(8, 8), 1e-5),
     "winograd3s2": Form(_winograd(7, 7), 1e-6),
     "winograd4s2": Form(_winograd(9, 9), 1e-5),
+    # The same on the phases of an input with stride 2: 7x7 kernels.
+    "winograd1x3p2": Form(_phases(4, 6), 1e-6),
+    "winograd4p2": Form(_phases(7, 7), 1e-5),
     # One and two levels of Strassen's algorithm, for matrices [K, N] and [N, K], or [N, K, 1, 1].
     "strassen": Form(_blocks(2, 7, 0), 1e-6),
     "strassen_t": Form(_blocks(2, 7, 1), 1e-6),
     "strassen2": Form(_blocks(4, 49, 0), 1e-6),
     "strassen2_t": Form(_blocks(4, 49, 1), 1e-6),
+    # Fixed point of 21 bits, for matrices [K, N] and [N, K].
+    "fixed21": Form(_fixed(0), 6e-6),
+    "fixed21_t": Form(_fixed(1), 6e-6),
     # One to three bfloat16 parts per element, for matrix tiles; the innermost blocks are 32 columns of 32.
     "bf16": Form(tuple, 4e-3, 1),
     "bf16x2": Form(tuple, 1e-5, 2),

@@ -34,9 +34,10 @@ LEVELS = ("L2", "L3", "memory")
 class Limits:
     """Rates with all threads, per second.
 
-    ``flops``: float32 multiply-adds on vectors, two operations each. ``bf16_flops``: bfloat16 products on matrix
-    tiles or by dot products of vectors, 0.0 where kernels use neither. ``capacity``: what a level holds (L2: of all
-    threads together), in bytes.
+    ``flops``: float32 multiply-adds on vectors, two operations each; ``undisturbed_flops``: what a tenth of the samples
+    reach, since others take from it and nobody adds to it. ``bf16_flops``: bfloat16 products on matrix tiles or by dot
+    products of vectors, 0.0 where kernels use neither. ``capacity``: what a level holds (L2: of all threads together),
+    in bytes.
     """
 
     threads: int
@@ -44,6 +45,7 @@ class Limits:
     bf16_flops: float
     bandwidth: dict[str, float]
     capacity: dict[str, int]
+    undisturbed_flops: float
 
     def level(self, nbytes: float) -> str:
         """The smallest level that holds ``nbytes``."""
@@ -89,17 +91,14 @@ class Probe:
         seconds, _ = self._executable.step_seconds([], count)
         self._samples.extend(np.array(self._work) / np.maximum(seconds, 1e-9))
 
-    def undisturbed_flops(self) -> float:
-        """The multiply-add rate that a tenth of the samples reach: others take from it, nobody adds to it."""
-        return float(np.percentile([s[1] for s in self._samples], 90))
-
     def limits(self) -> Limits:
         if not self._samples:
             self.sample(3)
         _, flops, *rates = (float(x) for x in np.median(self._samples, axis=0))
         unit = rates.pop() if self._unit else 0.0
         bandwidth = dict(zip(LEVELS, rates, strict=True))
-        return Limits(self._executable.threads, flops, unit, bandwidth, dict(self._capacity))
+        best = float(np.percentile([s[1] for s in self._samples], 90))
+        return Limits(self._executable.threads, flops, unit, bandwidth, dict(self._capacity), best)
 
 
 @dataclass

@@ -74,15 +74,19 @@ class _Assigner:
         if not choices:
             self._require_dense(node)
             return
-        constants = [v.is_constant for v in node.inputs]
-        choices = [c for c in choices if all(k or not x.form for k, x in zip(constants, c.inputs, strict=True))]
-        best = min(choices, key=lambda c: c.cost + self._cast_cost(node, c))
+        ordered = sorted(choices, key=lambda c: c.cost + self._cast_cost(node, c))
+        best = next(c for c in ordered if self._applies(node, c))
         for i, layout in enumerate(best.inputs):
             self._want(node, i, layout)
         for out, layout in zip(node.outputs, best.outputs, strict=True):
             self._set(out, layout)
         if any(not layout.is_dense for layout in best.outputs + best.inputs):
             self.ctx.fired(f"{node.op}: {best.reason or 'cheapest layouts'}", node)
+
+    def _applies(self, node: Node, choice: LayoutChoice) -> bool:
+        """Whether operands that should have a form are constants that it holds."""
+        formed = [(v, layout) for v, layout in zip(node.inputs, choice.inputs, strict=True) if layout.form]
+        return all(v.is_constant and self.kernels.holds(v.constant, layout) for v, layout in formed)
 
     def _cast_cost(self, node: Node, choice: LayoutChoice) -> float:
         seconds = 0.0

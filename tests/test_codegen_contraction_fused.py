@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from contraction_harness import execute_layouts, random_arrays, run_kernel, runn
 from ingot.codegen import contraction
 from ingot.codegen.layouts import layout_choices
 from ingot.codegen.llvm_emit import emit
+from ingot.codegen.lower import contraction as lowering
 from ingot.codegen.lower.contraction import lower_contraction
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
 from ingot.ir.builder import GraphBuilder
@@ -59,6 +61,24 @@ def test_bias_residual_relu(channels: int, target: object) -> None:
         **CONV3,
     )
     execute_layouts(node, target, np.random.default_rng(channels))
+
+
+@each_target
+@pytest.mark.parametrize("channels", [20, 400])
+def test_results_beyond_the_caches_are_asked_for(
+    channels: int, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an L2 of 256 bytes; sums of 400 terms are made in blocks."""
+    types = [TensorType(dtypes.float32, (2, channels, 6, 5)), TensorType(dtypes.float32, (37, channels, 1, 1))]
+    residual = TensorType(dtypes.float32, (2, 37, 6, 5))
+    node = fused("conv", types, [residual], lambda b, y, e: [b.relu(b.add(y, e[0]))], **CONV1)
+    monkeypatch.setattr(lowering, "plan_gathered", lambda group, target: None)
+    far, near = replace(target, l2_bytes=1 << 8), replace(target, l2_bytes=1 << 30)
+    execute_layouts(node, far, np.random.default_rng(channels))
+    for choice in (c for c in layout_choices(node, target) if c.outputs[0].blocks and not c.inputs[1].form):
+        set_layouts(node, choice)
+        asked = ["write=True level=2" in str(lower_contraction(node, t).function) for t in (far, near)]
+        assert asked == [True, False]
 
 
 @each_target

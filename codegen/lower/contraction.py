@@ -14,6 +14,7 @@ from ...ir.target import Target
 from .. import gather
 from .. import schedule as scheduling
 from ..contraction import Contraction, Generator, Operand, Prepare, compute, plain
+from ..fixed_point import FORMS as FIXED_POINT
 from ..gather import GatherSchedule
 from ..llvm_emit import emit
 from ..loopir import LoopBuilder, Val, contiguous_loads
@@ -28,6 +29,7 @@ from .contraction_gathered import convolution_of, lower_gathered, plan_gathered
 from .contraction_halo import clear_halo, guarded
 from .contraction_operands import OutAxis, merge_rows, result_operand
 from .contraction_tiles import check_tiles, lower_tiles
+from .fixed_point import check_fixed_point, lower_fixed_point
 from .kernel import LoweredKernel
 from .position import Coord, Extents, Position
 from .strassen import check_strassen, lower_strassen, strassen_schedules
@@ -128,6 +130,8 @@ def lower_contraction(node: Node, target: Target, schedule: Schedule | None = No
     assert not isinstance(schedule, WinogradSchedule | StrassenSchedule)
     if group.operands[1].type.layout.form in PARTS:
         return lower_tiles(group, target)
+    if _is_fixed_point(group):
+        return lower_fixed_point(group, target)
     gathered = plan_gathered(group, target) if schedule is None else schedule
     if isinstance(gathered, GatherSchedule):
         return lower_gathered(group, target, gathered)
@@ -137,11 +141,11 @@ def lower_contraction(node: Node, target: Target, schedule: Schedule | None = No
 
 def schedules(node: Node, target: Target) -> list[Schedule]:
     """Schedules that ``lower_contraction`` takes for ``node`` as it stands and that are worth measuring: the rule's
-    choice, then others, the most promising first. Empty where the rule is all there is: matrix tiles, and
-    transposed convolutions in several phases.
+    choice, then others, the most promising first. Empty where the rule is all there is: matrix tiles, weights in
+    fixed point, and transposed convolutions in several phases.
     """
     group = group_of(node)
-    if group.operands[1].type.layout.form in PARTS:
+    if group.operands[1].type.layout.form in PARTS or _is_fixed_point(group):
         return []
     if _is_winograd(group):
         chosen, others = other_schedules(group, target)
@@ -172,6 +176,10 @@ def _is_strassen(group: Group) -> bool:
     return group.operands[1].type.layout.form in STRASSEN
 
 
+def _is_fixed_point(group: Group) -> bool:
+    return group.operands[1].type.layout.form in FIXED_POINT
+
+
 def _describe(group: Group, plan: Plan, lanes: int, nb: int) -> Contraction:
     """The contraction of ``plan`` with its result side, for panels of ``nb`` vectors."""
     shape = group.core.output.shape
@@ -189,6 +197,9 @@ def supports(node: Node, target: Target) -> str | None:
             return None
         if _is_strassen(group):
             check_strassen(group, target)
+            return None
+        if _is_fixed_point(group):
+            check_fixed_point(group, target)
             return None
         lanes = target.lanes(compute(group.core.output.dtype))
         for plan in _rule(group)(group, target):
@@ -216,7 +227,11 @@ def _rule(group: Group) -> Callable[[Group, Target], list[Plan]]:
 
 
 def _write(
-    group: Group, plans: list[Plan], target: Target, schedule: ContractionSchedule | None = None
+    group: Group,
+    plans: list[Plan],
+    target: Target,
+    schedule: ContractionSchedule | None = None,
+    generator: type[Generator] = Generator,
 ) -> LoweredKernel:
     """``schedule``: instead of the rule's, for a single plan."""
     node, core = group.node, group.core
@@ -233,13 +248,13 @@ def _write(
             wanted = replace(wanted, nb=width)
         chosen = schedule or scheduling.choose(target, wanted)
         width = chosen.nb
-        spec = _describe(group, plan, lanes, chosen.nb)
+        spec = replace(_describe(group, plan, lanes, chosen.nb), far=is_far(group, target))
         bptr, prepare = pointers[group.operands[1 - plan.left]], None
         if plan.panel is not None:
             chosen = scheduling.for_prepared_panel(chosen, problem(plan, spec, len(plans), lanes))
             bptr, prepare = plan.panel(b, extents, pointers, chosen)
         generators.append(
-            Generator(
+            generator(
                 b,
                 extents,
                 spec,
@@ -291,6 +306,12 @@ def _write(
         moved,
         _inplace(group),
     )
+
+
+def is_far(group: Group, target: Target) -> bool:
+    """Whether the result and what the epilogue reads are more than the L2 caches of two cores hold."""
+    touched = sum(scheduling.upper(v.type.nbytes, 1 << 40) for v in (*group.node.outputs, *group.extras))
+    return group.core.op in ("conv", "conv_transpose") and touched > 2 * target.l2_bytes
 
 
 def _inplace(group: Group) -> dict[int, int]:

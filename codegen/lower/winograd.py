@@ -1,8 +1,9 @@
-"""3x3 convolutions with stride 1 or 2 by Winograd's minimal filtering, for weights packed in one of its forms.
+"""Convolutions by Winograd's minimal filtering, for weights packed in one of its forms.
 
 One parallel iteration takes a block of tiles and some of the output channels: it transforms the inputs of its tiles
 into scratch memory, multiplies point by point with the transformed weights (the register tiles of ``contraction.py``),
 transforms back and stores through the epilogue. Nothing but the input and the result is kept in shared memory.
+``winograd_phases`` has the forms that take phases of the input as channels.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
     from .contraction import Group
 
 AHEAD = 512  # elements: weights stream from beyond L2
+LINE = 64
 _AXES = (OutAxis((("image", 1),)), OutAxis(vector=True), OutAxis((("y", 1),)), OutAxis((("x", 1),)))
 
 
 def tile_halo(extent: int, padding: tuple[int, int], line: Line) -> tuple[int, int]:
     """The halo that whole tiles read on one axis of ``extent`` inputs."""
-    results = (extent + sum(padding) - 3) // line.stride + 1
+    results = (extent + sum(padding) - line.taps) // line.stride + 1
     # Inputs from the first one that is read to behind the last one.
-    last = (-(-results // line.tile) * line.tile - 1) * line.stride + 3
+    last = (-(-results // line.tile) * line.tile - 1) * line.stride + line.taps
     return padding[0], max(0, last - padding[0] - extent)
 
 
@@ -47,7 +49,11 @@ def lower_winograd(group: Group, target: Target, schedule: WinogradSchedule | No
     Raises:
         UnsupportedError: the layouts do not fit.
     """
-    return _Winograd(group, target, schedule).write()
+    from .winograd_phases import PhasedWinograd
+
+    form = FILTERINGS.get(group.operands[1].type.layout.form)
+    kind = PhasedWinograd if form is not None and form.phases > 1 else Winograd
+    return kind(group, target, schedule).write()
 
 
 def other_schedules(group: Group, target: Target) -> tuple[WinogradSchedule, list[WinogradSchedule]]:
@@ -57,7 +63,8 @@ def other_schedules(group: Group, target: Target) -> tuple[WinogradSchedule, lis
     rows, columns = (-(-e // line.tile) for e, line in zip(ints(out.shape[2:]), f.lines, strict=True))
     outputs, channels = ints(w.shape)[:2]
     count, nb = upper(out.shape[0] * (rows * columns)), dict(w.layout.blocks)[0] // target.lanes(out.dtype)
-    problem = (target, out.dtype, f, channels, outputs, count, nb)
+    runs = count // columns if f.phases > 1 else 1
+    problem = (target, out.dtype, f, channels, outputs, count // runs, nb, runs)
     return choose(*problem), alternatives(*problem)
 
 
@@ -70,7 +77,9 @@ class _Place:
     column: Any
 
 
-class _Winograd:
+class Winograd:
+    """Writes one kernel. ``run``: tiles in a row, of which a block is a part; there are ``runs`` of them."""
+
     def __init__(self, group: Group, target: Target, schedule: WinogradSchedule | None) -> None:
         from .contraction import _distinct, _epilogue, _epilogue_lines
 
@@ -78,27 +87,30 @@ class _Winograd:
         self.group, self.target = group, target
         xt, wt = (v.type for v in group.operands)
         f = FILTERINGS.get(wt.layout.form)
-        if f is None or core.attrs["stride"] != (f.stride, f.stride) or core.attrs["dilation"] != (1, 1):
-            raise UnsupportedError(f"winograd: weight {wt} of {core!r} has no form for 3x3 kernels with its stride")
+        fits = f is not None and f.kernel == wt.shape[2:] and core.attrs["stride"] == (f.stride, f.stride)
+        if f is None or not fits or core.attrs["dilation"] != (1, 1):
+            raise UnsupportedError(f"winograd: weight {wt} of {core!r} has no form for its kernel and stride")
         self.filtering, self.lines = f, f.lines
+        self.steps = [line.tile * line.stride for line in f.lines]
         self.x, self.w, out = Placed(xt), Placed(wt), core.output
         self.dtype, self.lanes = out.dtype, target.lanes(out.dtype)
-        self.outputs, self.channels = ints(wt.shape)[:2]
-        if self.x.blocks.get(1) != self.lanes:
-            raise UnsupportedError(f"winograd: x {xt} must have channels in blocks of {self.lanes}")
+        self.outputs, self.given = ints(wt.shape)[:2]
+        self.channels = f.channels(self.given)
         self.padding = core.attrs["padding"]
         self.extent = ints(out.shape[2:])
-        for axis, pads in enumerate(self.padding, 2):
-            extent = xt.shape[axis]
-            assert isinstance(extent, int)
-            need, have = tile_halo(extent, pads, f.lines[axis - 2]), self.x.halo[axis]
-            if have[0] < need[0] or have[1] < need[1]:
-                raise UnsupportedError(f"winograd: axis {axis} of x needs a halo of {need} elements, it has {have}")
+        self.check_input()
         self.rows, self.columns = (-(-e // line.tile) for e, line in zip(self.extent, f.lines, strict=True))
-        self.tiles: Extent = out.shape[0] * (self.rows * self.columns)
+        self.run, self.runs = self.tile_runs(out.shape[0])
         block = self.w.blocks[0]
         self.schedule: WinogradSchedule = schedule or choose(
-            target, self.dtype, f, self.channels, self.outputs, upper(self.tiles), block // self.lanes
+            target,
+            self.dtype,
+            f,
+            self.given,
+            self.outputs,
+            upper(self.run),
+            block // self.lanes,
+            upper(self.runs),
         )
         self.nb, self.block = block // self.lanes, self.schedule.block
         self.in_vectors = -(-self.channels // self.lanes)
@@ -112,11 +124,30 @@ class _Winograd:
         # An odd number of vectors between points: the vectors of one tile go to different cache sets.
         self.v_point = (self.in_vectors * self.block | 1) * self.lanes
         self.m_point = (self.nb * self.block | 1) * self.lanes
-        self.v, self.m = (b.scratch(self.dtype, f.points * size) for size in (self.v_point, self.m_point))
+        self.v = b.scratch(self.dtype, f.points * self.v_point)
+        self.m = b.scratch(self.dtype, f.sums * self.m_point)
         self.offsets = b.scratch(dtypes.int64, self.block)
+        # Products leave memory idle, and transforms wait for it: what is beyond the caches of two cores is asked for
+        # while products run.
+        self.far = upper(xt.nbytes, 1 << 40) + upper(out.type.nbytes, 1 << 40) > 2 * target.l2_bytes
         self.result = self._result_side(_epilogue(b, self.extents, group, _AXES))
         lines = _epilogue_lines(group, _AXES, target, self.lanes) * f.results
         self.y = b.scratch(self.dtype, f.results * self.lanes) if lines > contraction.EPILOGUE_LINES else None
+
+    def check_input(self) -> None:
+        """UnsupportedError if x has not the layout that ``transform_inputs`` reads."""
+        if self.x.blocks.get(1) != self.lanes:
+            raise UnsupportedError(f"winograd: x {self.x.type} must have channels in blocks of {self.lanes}")
+        for axis, (pads, line) in enumerate(zip(self.padding, self.lines, strict=True), 2):
+            extent = self.x.type.shape[axis]
+            assert isinstance(extent, int)
+            need, have = tile_halo(extent, pads, line), self.x.halo[axis]
+            if have[0] < need[0] or have[1] < need[1]:
+                raise UnsupportedError(f"winograd: axis {axis} of x needs a halo of {need} elements, it has {have}")
+
+    def tile_runs(self, images: Extent) -> tuple[Extent, Extent]:
+        """``run`` and ``runs``."""
+        return images * (self.rows * self.columns), 1
 
     def _result_side(self, epilogue: Any) -> Generator:
         """A generator that is only asked to finish vectors: addresses, epilogue and stores of the result."""
@@ -147,25 +178,31 @@ class _Winograd:
         from .contraction import _inplace, grain
 
         b, group = self.b, self.group
-        blocks = (self.tiles + (self.block - 1)) // self.block
+        per_run = (self.run + (self.block - 1)) // self.block
+        blocks = self.runs * per_run
         groups = self.schedule.groups
         count = self.extents(blocks)
 
         def body(it: Any) -> None:
             part = 0 if groups == 1 else b.idiv(it, count)
-            first = b.imul(b.isub(it, b.imul(part, count)), self.block)
-            self.transform_inputs(first)
+            number = b.isub(it, b.imul(part, count))
+            run = 0 if self.runs == 1 else b.idiv(number, self.extents(per_run))
+            start = b.imul(run, self.extents(self.run))
+            first = b.iadd(start, b.imul(b.isub(number, b.imul(run, self.extents(per_run))), self.block))
+            end = b.iadd(start, self.extents(self.run))
+            self.transform_inputs(first, end)
             low, high = (b.idiv(b.imul(b.iadd(part, k), self.panels), groups) for k in (0, 1))
 
             def one_panel(panel: Any) -> None:
-                b.loop(0, self.filtering.points, lambda p: self.product(p, panel))
-                self.each_tile(first, partial(self.transform_output, panel))
+                self.products(panel, b.isub(panel, low), first, end)
+                self.each_tile(first, end, partial(self.transform_output, panel))
 
             b.loop(low, high, one_panel)
 
         b.loop(b.begin, b.end, body)
         trip = blocks * groups
-        executed = 2.0 * self.channels * self.outputs * self.filtering.points * upper(self.tiles, 1 << 40)
+        f = self.filtering
+        executed = 2.0 * self.channels * f.filled * self.outputs * f.points * upper(self.runs * self.run, 1 << 40)
         moved = sum(float(upper(v.type.nbytes, 1 << 40)) for v in self.values)
         return LoweredKernel(
             group.node,
@@ -180,14 +217,14 @@ class _Winograd:
             _inplace(group),
         )
 
-    def each_tile(self, first: Any, body: Callable[[Any, _Place], None]) -> None:
+    def each_tile(self, first: Any, end: Any, body: Callable[[Any, _Place], None]) -> None:
         """``body(t, place)`` for the tiles of a block that exist."""
         b = self.b
 
         def one(t: Any) -> None:
             number = b.iadd(first, t)
-            whole = isinstance(self.tiles, int) and self.tiles % self.block == 0
-            conditions = [] if whole else [b.icmp("lt", number, self.extents(self.tiles))]
+            whole = isinstance(self.run, int) and self.run % self.block == 0
+            conditions = [] if whole else [b.icmp("lt", number, end)]
             guarded(b, conditions, lambda: body(t, self.place(number)))
 
         b.loop(0, self.block, one)
@@ -200,48 +237,78 @@ class _Winograd:
         return _Place(image, row, b.isub(rest, b.imul(row, self.columns)))
 
     # -- into the transformed space -------------------------------------------------------------------
-    def transform_inputs(self, first: Any) -> None:
-        """``BT d B`` of a block's tiles, all channels, to V[point][channel block][tile][lane].
-
-        Channels are the outer loop: neighbouring tiles then share cache lines of x. Tiles behind the last one
-        repeat it, so that the loop has no branch.
-        """
-        b, x, (y_line, x_line) = self.b, self.x, self.lines
-        steps = [line.tile * line.stride for line in self.lines]
+    def locate(self, first: Any, end: Any) -> None:
+        """Where in x the tiles of a block begin, to ``offsets``. Tiles behind the last one repeat it, so that the loops
+        over tiles have no branch."""
+        b, x = self.b, self.x
         base: Extent = x.origin
         for axis in (2, 3):
             base = base - self.padding[axis - 2][0] * x.outer[axis]
-        last = b.isub(self.extents(self.tiles), 1)
+        last = b.isub(end, 1)
 
-        def locate(t: Any) -> None:
+        def one(t: Any) -> None:
             place = self.place(b.imin(b.iadd(first, t), last))
             offset = b.iadd(self.extents(base), b.imul(place.image, self.extents(x.outer[0])))
-            offset = b.iadd(offset, b.imul(place.row, self.extents(steps[0] * x.outer[2])))
-            offset = b.iadd(offset, b.imul(place.column, self.extents(steps[1] * x.outer[3])))
+            offset = b.iadd(offset, b.imul(place.row, self.extents(self.steps[0] * x.outer[2])))
+            offset = b.iadd(offset, b.imul(place.column, self.extents(self.steps[1] * x.outer[3])))
             b.store(self.offsets, b.ival(offset), t)
 
-        b.loop(0, self.block, locate)
+        b.loop(0, self.block, one)
+
+    def ask_ahead(self, call: Any) -> None:
+        """A share of the next block's inputs, for point and panel number ``call``."""
+        b, x, lines = self.b, self.x, self.lines
+        pairs, calls = self.block * self.in_vectors, self.filtering.points * max(1, self.panels // self.schedule.groups)
         row, column = (self.extents(x.outer[axis]) for axis in (2, 3))
-        rows_n, columns_n = y_line.points, x_line.points
+        pixels = max(1, LINE // (self.lanes * self.dtype.itemsize))
+
+        def tile(pair: Any) -> None:
+            c = b.idiv(pair, self.block)
+            source = b.at(self.pointers[self.group.operands[0]], b.imul(c, self.extents(x.outer[1])))
+            source = b.at(source, b.load(self.offsets, b.isub(pair, b.imul(c, self.block))))
+            # What the tiles above and on the left share with this one was read with them.
+            for i in range(lines[0].points - self.steps[0], lines[0].points):
+                for j in range(lines[1].points - self.steps[1], lines[1].points, pixels):
+                    b.prefetch(source, b.iadd(b.imul(i, row), b.imul(j, column)), level=2)
+
+        low, high = (b.imin(b.idiv(b.imul(b.iadd(call, k), pairs), calls), pairs) for k in (0, 1))
+        b.loop(low, high, tile)
+
+    def ask_for_results(self, first: Any, end: Any, panel: Any, call: Any, calls: int) -> None:
+        """The lines of this panel's results and of the epilogue's operands: a share of them per call."""
+        b, g, lines = self.b, self.result, self.lines
+        pairs, last = self.block * self.nb, b.isub(end, 1)
+        pixels = max(1, LINE // (self.lanes * self.dtype.itemsize))
+        images = [(p, o) for p, o in g.operands()[2:] if o.lane == 1 and o.stride("x") == self.lanes]
+
+        def vector(pair: Any) -> None:
+            j = b.idiv(pair, self.block)
+            place = self.place(b.imin(b.iadd(first, b.isub(pair, b.imul(j, self.block))), last))
+            at = {"image": place.image, "panel": panel, "chunk": 0}
+            for n, (pointer, o) in enumerate(images):
+                start = g.move(g.start(pointer, o, at), o, "y", b.imul(place.row, lines[0].tile))
+                start = g.move(start, o, "x", b.imul(place.column, lines[1].tile))
+                start = b.at(start, b.imul(j, self.extents(o.vector)))
+                for i in range(lines[0].tile):
+                    for k in range(0, lines[1].tile, pixels):
+                        at_pixel = g.move(g.move(start, o, "y", i), o, "x", k)
+                        b.prefetch(at_pixel, write=n < len(g.spec.outs), level=2)
+
+        low, high = (b.idiv(b.imul(b.iadd(call, k), pairs), calls) for k in (0, 1))
+        b.loop(low, high, vector)
+
+    def transform_inputs(self, first: Any, end: Any) -> None:
+        """``BT d B`` of a block's tiles, all channels, to V[point][channel block][tile][lane].
+
+        Channels are the outer loop: neighbouring tiles then share cache lines of x.
+        """
+        b, x = self.b, self.x
+        row, column = (self.extents(x.outer[axis]) for axis in (2, 3))
+        self.locate(first, end)
 
         def tile(source: Val, target: Val, t: Any) -> None:
             src, dst = b.at(source, b.load(self.offsets, t)), b.at(target, b.imul(t, self.lanes))
-
-            def load(i: int, j: int) -> Val:
-                return b.load(src, b.iadd(b.imul(i, row), b.imul(j, column)), self.lanes)
-
-            # A pass per pair of rows keeps the live values of a large tile within the registers.
-            passes = [tuple(range(rows_n))] if rows_n * columns_n <= 16 else _pairs(y_line.input)
-            for rows in passes:
-                part = tuple(y_line.input[i] for i in rows)
-                needed = [k for k in range(rows_n) if any(r[k] for r in part)]
-                columns = []
-                for j in range(columns_n):
-                    given: list[Val | None] = [load(k, j) if k in needed else None for k in range(rows_n)]
-                    columns.append(_rows(b, part, given))
-                for at, i in enumerate(rows):
-                    for j, value in enumerate(_rows(b, x_line.input, [column[at] for column in columns])):
-                        b.store(dst, value, (i * columns_n + j) * self.v_point)
+            self.transform_tile(src, row, column, dst)
 
         def channels(c: Any) -> None:
             source = b.at(self.pointers[self.group.operands[0]], b.imul(c, self.extents(x.outer[1])))
@@ -250,25 +317,68 @@ class _Winograd:
 
         b.loop(0, self.in_vectors, channels)
 
+    def transform_tile(self, src: Val, row: Any, column: Any, dst: Val) -> None:
+        """``BT d B`` of one vector of channels; ``row``, ``column``: elements between the pixels at ``src``."""
+        b, (y_line, x_line) = self.b, self.lines
+        rows_n, columns_n = y_line.points, x_line.points
+
+        def load(i: int, j: int) -> Val:
+            return b.load(src, b.iadd(b.imul(i, row), b.imul(j, column)), self.lanes)
+
+        # A pass per pair of rows keeps the live values of a large tile within the registers.
+        passes = [tuple(range(rows_n))] if rows_n * columns_n <= 16 else _pairs(y_line.input)
+        for rows in passes:
+            part = tuple(y_line.input[i] for i in rows)
+            needed = [k for k in range(rows_n) if any(r[k] for r in part)]
+            columns = []
+            for j in range(columns_n):
+                given: list[Val | None] = [load(k, j) if k in needed else None for k in range(rows_n)]
+                columns.append(_rows(b, part, given))
+            for at, i in enumerate(rows):
+                for j, value in enumerate(_rows(b, x_line.input, [column[at] for column in columns])):
+                    b.store(dst, value, (i * columns_n + j) * self.v_point)
+
     # -- products and the way back ----------------------------------------------------------------------
-    def product(self, point: Any, panel: Any) -> None:
-        """The product of one point and panel, to M[point][vector of the panel][tile][lane]."""
+    def products(self, panel: Any, number: Any, first: Any, end: Any) -> None:
+        """The products of all points with one panel, number ``number`` of this block of tiles."""
+        b, points = self.b, self.filtering.points
+        if self.far:
+            b.when(b.icmp("eq", number, 0), lambda: self.locate(b.iadd(first, self.block), end))
+
+        def one(p: Any) -> None:
+            if self.far:
+                self.ask_ahead(b.iadd(b.imul(number, points), p))
+                self.ask_for_results(first, end, panel, p, points)
+            self.product(p, p, panel, self.segments(0, self.channels))
+
+        b.loop(0, points, one)
+
+    def segments(self, low: int, high: int) -> tuple[Segment, ...]:
+        """The reduction over channels ``low`` to ``high``."""
+        width, stride = self.nb * self.lanes, self.block * self.lanes
+        found = []
+        at = low
+        while at < high:
+            block, inside = divmod(at, self.lanes)
+            whole = (high - at) // self.lanes if not inside else 0
+            count = self.lanes if whole else min(high - at, self.lanes - inside)
+            blocks = (Axis("cb", whole),) if whole > 1 else ()
+            found.append(Segment((*blocks, Axis("c", count)), block * stride + inside, at * width))
+            at += max(whole, 1) * count
+        return tuple(found)
+
+    def product(self, point: Any, to: Any, panel: Any, segments: tuple[Segment, ...]) -> None:
+        """The product of one point (and those that ``segments`` lead to) and panel, to M[to][vector of the
+        panel][tile][lane]."""
         b, w = self.b, self.w
         width, stride = self.nb * self.lanes, self.block * self.lanes
         weights = b.at(self.pointers[self.group.operands[1]], b.imul(panel, self.extents(w.outer[0])))
-        full, rest = divmod(self.channels, self.lanes)
-        segments = []
-        if full:
-            blocks = (Axis("cb", full),) if full > 1 else ()
-            segments.append(Segment((*blocks, Axis("c", self.lanes))))
-        if rest:
-            segments.append(Segment((Axis("c", rest),), full * stride, full * self.lanes * width))
         spec = Contraction(
             self.dtype,
             (),
             (Axis("t", self.block), ONE),
             width,
-            tuple(segments),
+            segments,
             Operand(0, {"t": self.lanes, "cb": stride, "c": 1}),
             Operand(0, {"cb": self.lanes * width, "c": width}, 0, self.lanes, 1, padded=True),
             (Operand(0, {"t": self.lanes}, 0, stride, 1, padded=True),),
@@ -278,7 +388,7 @@ class _Winograd:
 
         a = b.at(self.v, b.imul(point, self.v_point))
         u = b.at(weights, b.imul(point, self.extents(w.outer[3])))
-        out = b.at(self.m, b.imul(point, self.m_point))
+        out = b.at(self.m, b.imul(to, self.m_point))
         multiply = Generator(b, self.extents, spec, self.schedule.product, a, u, [out])
         multiply.panel({"chunk": 0, "panel": 0}, self.nb, None)
 
@@ -293,7 +403,8 @@ class _Winograd:
         outs, extras = ptrs[: len(g.spec.outs)], ptrs[len(g.spec.outs) :]
         left = b.isub(self.outputs, b.imul(panel, self.nb * self.lanes)) if self.outputs % self.lanes else None
         exists = [self._exists(place, axis) for axis in (0, 1)]
-        m, rows_n, columns_n = y_line.tile, y_line.points, x_line.points
+        back = self.filtering.back
+        m, rows_n, columns_n = y_line.tile, len(back[0]), x_line.points
 
         def vector(j: Any) -> None:
             src = b.at(self.m, b.imul(b.iadd(b.imul(j, self.block), t), self.lanes))
@@ -303,7 +414,7 @@ class _Winograd:
             # values stay within the registers.
             passes = [range(m)] if m * columns_n <= 24 else [range(0, m, 2), range(1, m, 2)]
             for rows in passes:
-                part, columns = tuple(y_line.output[i] for i in rows), []
+                part, columns = tuple(back[i] for i in rows), []
                 for k in range(columns_n):
                     given = [b.load(src, (i * columns_n + k) * self.m_point, self.lanes) for i in range(rows_n)]
                     columns.append(_columns(b, part, given))
