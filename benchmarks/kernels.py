@@ -181,6 +181,8 @@ CASES: dict[str, Callable[[], Node]] = {
     "matmul 1024^3": lambda: matmul(1024, 1024, 1024),
     "linear 1x512x512": lambda: matmul(1, 512, 512, True),
     "linear 1x1000x2048": lambda: matmul(1, 1000, 2048, True),
+    "linear 1x4096x4096": lambda: matmul(1, 4096, 4096, True),
+    "linear 4x4096x4096": lambda: matmul(4, 4096, 4096, True),
     "linear 16x4096x4096": lambda: matmul(16, 4096, 4096, True),
     "input grad 3x3 64 @56": lambda: gradient("conv_transpose", 1, 64, 64, 56, 3),
     "input grad 3x3/2 128 @28": lambda: gradient("conv_transpose", 1, 128, 128, 28, 3, 2),
