@@ -8,7 +8,8 @@ conversion makes a weight of a word, and three instructions more every third one
 
 Rounding moves weights by at most 2**-21 of the largest one of their block (every third by half of that). As this one is
 itself in the block, no weights whatever are off by more than 5.7e-6 of their L2 norm; those with a normal distribution
-are by 0.7e-6.
+are by 0.7e-6. Exact zeros do not survive: a pruned weight becomes up to 2**-21 of the largest one of its block, and
+times an infinite input it gives infinity where float32 gives NaN.
 """
 
 from __future__ import annotations
@@ -28,19 +29,25 @@ FORMS = (FORM, FORM_TRANSPOSED)
 GROUP, WORDS = 3, 2  # weights, and the words that hold them
 TERMS = 192  # that share a scale, which float32 kernels add up before the sum goes to a total, too
 BLOCK_WORDS = 1 + TERMS // GROUP * WORDS
-MOST_ROWS = 32
+MOST_ROWS = 8  # the estimate offers up to 5 (AVX-512 with two FMA ports)
 LOW = 11  # bits of the third weight in either word
 # Largest value: the low bits move the one above by up to a step, either way.
 _LARGEST = float(((1 << 20) - 2) << LOW)
 # A block's scale has to be a normal number: its largest weight is at least this, or zero.
 _LEAST = 2.0**-95
+# A block's sum, up to 4 * TERMS times its largest weight, has to be finite before the row's power comes in: the largest
+# weight is at most this. 2**118 would do; no model's weights are anywhere near.
+_MOST = 2.0**80
 
 _CHUNK = 1 << 21  # weights that are encoded at a time
 
-# Bytes per cycle from memory, for one core, and how many times faster than float32 weights these have to be. Where a
-# cache may hold them, the estimate has to promise more: on Zen 4, 1.3 by it were 1.2, and 1.2 were 0.93.
-_FAR_RATE, _MARGIN, _NEAR_MARGIN = 9.0, 1.05, 1.25
-_MOST_VECTORS = 4
+_FAR_RATE = 9.0  # bytes per cycle from memory, for one core
+# How many times faster than with float32 weights the estimate has to be, with weights from memory.
+_MARGIN = 1.05
+# The same where a cache may hold the weights. The estimate promises too much there: on Zen 4 a product estimated to be
+# 1.3 times as fast was 1.2 times as fast when measured, and one estimated at 1.2 was slower (0.93).
+_NEAR_MARGIN = 1.25
+_MOST_VECTORS = 4  # of outputs, in a panel
 _COPY_CYCLES = 60.0  # of a row's part of a block
 
 
@@ -74,15 +81,6 @@ def _words(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return scales, found
 
 
-def _units(found: np.ndarray) -> np.ndarray:
-    """The weights that words [..., 2] stand for, in units of the scale [..., 3]."""
-    unsigned = found.view(np.uint32)
-    third = (unsigned[..., 0] << np.uint32(32 - LOW)) | (
-        (unsigned[..., 1] & np.uint32((1 << LOW) - 1)) << np.uint32(10)
-    )
-    return np.stack([found[..., 0], found[..., 1], third.view(np.int32)], -1).astype(np.float32)
-
-
 def _chunks(weights: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     rows = max(1, _CHUNK // max(weights.shape[1], 1))
     for first in range(0, weights.shape[0], rows):
@@ -104,24 +102,12 @@ def encode(array: np.ndarray, form: str) -> np.ndarray:
     return flat if form == FORM_TRANSPOSED else flat.T
 
 
-def decode(array: np.ndarray, form: str, depth: int) -> np.ndarray:
-    """The weights, of ``depth`` terms, that ``encode`` made words of: float64."""
-    found = array if form == FORM_TRANSPOSED else array.T
-    whole = -(-depth // TERMS)
-    filled = np.zeros((found.shape[0], whole * BLOCK_WORDS), np.float32)
-    filled[:, : found.shape[1]] = found
-    cut = filled.reshape(-1, whole, BLOCK_WORDS)
-    units = _units(np.ascontiguousarray(cut[..., 1:]).view(np.int32).reshape(*cut.shape[:2], -1, WORDS))
-    weights = (units.reshape(*cut.shape[:2], TERMS) * cut[..., :1].astype(np.float64)).reshape(len(cut), -1)[:, :depth]
-    return weights if form == FORM_TRANSPOSED else weights.T
-
-
 def holds(array: np.ndarray, form: str) -> bool:
-    """Whether ``encode`` is meant for ``array``: all weights are finite, and no block's are so small that its scale
-    would be no normal number."""
+    """Whether ``encode`` is meant for ``array``: all weights are finite, and no block's largest one is so small
+    (below ``_LEAST``, but not zero) or so large (above ``_MOST``) that the kernel would lose its results."""
     for _, chunk in _chunks(array if form == FORM_TRANSPOSED else array.T):
         _, largest = _cut(chunk)
-        if not (np.isfinite(largest) & ((largest == 0) | (largest >= _LEAST))).all():
+        if not ((largest == 0) | ((largest >= _LEAST) & (largest <= _MOST))).all():  # NaN is neither
             return False
     return True
 
@@ -150,11 +136,13 @@ def choose(target: Target, rows: int, depth: int, outputs: int, nb: int | None =
     for width in (nb,) if nb else range(1, min(_MOST_VECTORS, -(-outputs // lanes)) + 1):
         # Sums, a word of each vector, what becomes of two, and an element of A.
         most = max(1, (registers_for(target) - 5 - width) // width)
-        tile = -(-rows // -(-rows // min(rows, most)))
-        found.append((_cycles(target, rows, width, tile, depth, outputs), -width, tile))
-    _, width, tile = min(found)
+        tiles = -(-rows // most)
+        tile = -(-rows // tiles)
+        found.append((_cycles(target, rows, width, tile, depth, outputs), width, tile))
+    _, width, tile = min(found, key=lambda f: (f[0], -f[1]))  # of equal ones the widest
     reason = "weights in fixed point, three in 64 bits"
-    return ContractionSchedule(lanes, -width, (tile, 1), 1, ("panel", "outer", "chunk"), rows, reason)
+    # One iteration has all rows: it streams through its weights once.
+    return ContractionSchedule(lanes, width, (tile, 1), 1, ("panel", "outer", "chunk"), -(-rows // tile), reason)
 
 
 def speedup(target: Target, rows: int, depth: int, outputs: int, seconds: float) -> float:

@@ -80,6 +80,39 @@ def test_a_shared_weight_is_packed_once() -> None:
     assert len(graph.find("constant")) == 1
 
 
+FORMED = Layout(blocks=((0, 4),), form="winograd2")
+
+
+class _Formed(FakeKernels):
+    """Convolutions would rather have weights in a form, which holds only numbers up to 100."""
+
+    def layout_choices(self, node):
+        dense = LayoutChoice((DENSE, DENSE), (DENSE,), 1e-3)
+        return [dense, LayoutChoice((DENSE, FORMED), (DENSE,), 1e-6)]
+
+    def holds(self, array, layout):
+        assert layout == FORMED
+        return bool(np.abs(array).max() <= 100)
+
+
+def test_a_form_is_given_to_constants_that_it_holds() -> None:
+    def make(b, x, w):
+        large = np.random.default_rng(1).standard_normal((4, 4, 3, 3)).astype(np.float32)
+        large[1, 2, 0, 1] = 1000
+        y = b.conv(x, _weights(b, 4, 4, 3), padding=((1, 1), (1, 1)), **CONV)
+        y = b.conv(y, b.constant(large), padding=((1, 1), (1, 1)), **CONV)  # refused
+        return b.conv(y, w, padding=((1, 1), (1, 1)), **CONV)  # no constant
+
+    graph = build(make, (1, 4, 6, 6), (4, 4, 3, 3))
+    before = [n.inputs[1] for n in graph.find("conv")]
+    assert [w.type.layout for w in before] == [DENSE] * 3
+    run_pass(graph, AssignLayout(), kernels=_Formed())
+    after = [n.inputs[1] for n in graph.find("conv")]
+    assert [w.type.layout for w in after] == [FORMED, DENSE, DENSE]
+    assert after[1:] == before[1:] and not graph.find("layout_cast")
+    assert len(graph.find("constant")) == 2, "the dense copy is gone"
+
+
 class _DensePadded(FakeKernels):
     """Convolutions want a dense operand with its padding in memory and make a dense result."""
 

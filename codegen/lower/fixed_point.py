@@ -25,9 +25,11 @@ from .kernel import LoweredKernel
 if TYPE_CHECKING:
     from .contraction import Group, Plan
 
-# Words ahead at which weights are prefetched, for tiles of so many rows. For fewer the CPU's own prefetchers do better
-# (Zen 4, without and with: 2 rows 28 and 22 GB/s, 4 rows 22 and 27).
-_AHEAD, _ROWS_PREFETCHED, _LINE = 8192, 4, 16
+# Tiles of at least so many rows prefetch their weights; with fewer the CPU's own prefetchers alone do better. Zen 4, in
+# GB/s, without and with: 28 and 22 for 2 rows, 22 and 27 for 4.
+_ROWS_PREFETCHED = 4
+_AHEAD = 8192  # words from those that are loaded to those that are prefetched
+_LINE = 16  # words of a cache line
 _EXPONENT = 0x7F800000  # bits of a float32
 # Powers of two whose inverse is a number, too.
 _LEAST_POWER, _MOST_POWER, _INVERSE = 0x00800000, 0x7E800000, 0x7F000000
