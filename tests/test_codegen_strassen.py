@@ -450,7 +450,7 @@ def test_scratch_memory_is_bounded(rows: int, k: int, n: int) -> None:
         for schedule in schedules(node, target):
             assert isinstance(schedule, strassen.StrassenSchedule)
             taken = lower_contraction(node, target, schedule).function.scratch_bytes
-            assert 0.6 * taken <= schedule.scratch <= taken, schedule  # padding
+            assert 0.45 * taken <= schedule.scratch <= taken, schedule  # padding
             assert schedule.scratch <= target.l3_bytes / 4, schedule
         small = replace(target, l3_bytes=1 << 16)  # less than any schedule takes
         (least,) = schedules(node, small)
