@@ -10,7 +10,7 @@ from ..ir.kernels import LayoutChoice
 from ..ir.layout import Layout
 from ..ir.registry import Fusion
 from ..ir.target import Target
-from . import fixed_point
+from . import fixed_point, strassen
 from .layouts import layout_choices
 from .lower import chain_plan, table
 from .tile_layouts import missing_unit
@@ -39,6 +39,8 @@ class NativeKernels:
 
     def holds(self, array: np.ndarray, layout: Layout) -> bool:
         """Whether the form of ``layout`` stands for the constant ``array`` with the error that forms may have."""
+        if layout.form in strassen.FORMS:
+            return strassen.holds(array, layout.form)
         return layout.form not in fixed_point.FORMS or fixed_point.holds(array, layout.form)
 
     def limits(self) -> str:

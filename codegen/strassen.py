@@ -114,25 +114,48 @@ def _right(b: np.ndarray, levels: int) -> Iterator[np.ndarray]:
         yield from _right(p * upper_left + q * upper_right + r * lower_left + s * lower_right, levels - 1)
 
 
-# Terms that are added before a sum goes to a total, at most; at least two such blocks keep the error below that of sums
-# made one by one (``tests/test_codegen_strassen.py``).
+# Ratio of squared norms up to which columns of B are mixed: each has an error of the size of the largest one's. Norms
+# in one layer of a network mostly differ by less than ten.
+_SIZES = 64.0**2
+_LEAST, _MOST = 1e-60, 1e74  # squared norms between which combinations neither underflow nor overflow
+
+
+def holds(b: np.ndarray, form: str) -> bool:
+    """Whether ``transform`` is meant for ``b``: all weights are finite, and columns of the product that it mixes have
+    weights of about the same L2 norm, or are all zero."""
+    f, whole = FORMS[form], b.reshape(b.shape[0], -1)
+    # Squares of float32 neither overflow nor underflow in float64; what is not finite stays so.
+    norms = np.einsum("nk,nk->n" if f.turned else "kn,kn->n", whole, whole, dtype=np.float64).reshape(f.cuts, -1)
+    low, high = norms.min(axis=0), norms.max(axis=0)  # NaN where one is
+    alike = (low >= _LEAST) & (high <= _MOST) & (high <= _SIZES * low)
+    return bool((alike | (high == 0)).all())
+
+
+# Terms that are added before a sum goes to a total, at most. At one level at least two such blocks keep the error below
+# that of sums made one by one; at two, whose sums have half as many terms, one block keeps it below twice that
+# (``tests/test_codegen_strassen.py``).
 _TERMS = 128
 
-# Measured on Zen 4, in cycles: the seven combinations of four lines of A, and what is added where A does not stay in
-# L2, comes from memory, and is strided, too; four lines of the result; and with two levels the four pieces of one of
-# the first level's products. The share of the estimate that products take, as fixed costs hide behind the next tile.
-_INTO_CYCLES, _L3_CYCLES, _MEMORY_CYCLES, _STRIDED = 24.0, 9.0, 42.0, 2.3
-_BACK_CYCLES, _GATHER_CYCLES, _HIDDEN = 27.0, 14.0, 0.975
-_MEMORY_BYTES = 6 << 20  # of A, from which on it comes from memory
+# Measured on Zen 4 (L2 of 1 MiB, 32 MiB of L3): cycles per line of 64 bytes, bytes per cycle, and shares of L3.
+_INTO_CYCLES = 24.0  # the seven combinations of four lines of A
+_L3_CYCLES = 9.0  # added where A does not stay in L2
+_MEMORY_CYCLES = 42.0  # added where A comes from memory
+_MEMORY_SHARE = 3 / 16  # size of A from which on it does
+_STRIDED = 2.3  # times as much is added where A is strided, too
 _BLOCKED = 1.8  # times as long from blocks of columns that lie far apart
-_STEPWISE = 5.0  # cycles more for seven combinations made when they are needed, as they read A once more
-# Bytes per cycle of B, and the size from which on there are less; and for the first band of all, to which what exceeds
-# some size comes from memory, which other cores use too: in large models other weights have displaced it.
-_NEAR_RATE, _FAR_RATE, _NEAR_BYTES = 24.0, 9.0, 3 << 20
-_MEMORY_RATE, _HELD_BYTES = 2.2, 2 << 20
+_STEPWISE = 5.0  # more for seven combinations made when they are needed, as they read A once more
 _REREAD_RATE = 11.0  # of A's combinations, where they do not stay in L2
-_ALTERNATIVES = 8  # that are worth measuring
-_LINE = 64
+_BACK_CYCLES = 27.0  # four lines of the result
+_GATHER_CYCLES = 14.0  # with two levels, the four pieces of one of the first level's products
+_HIDDEN = 0.975  # of the estimate products take, as fixed costs hide behind the next tile
+_NEAR_RATE = 24.0  # of B
+_FAR_RATE = 9.0  # of a larger B
+_NEAR_SHARE = 3 / 32  # size of B from which on it is that
+_MEMORY_RATE = 2.2  # of B for the first band of all: in large models other weights have displaced it
+_HELD_SHARE = 1 / 16  # size of B up to which they have not
+_SCRATCH_SHARE = 1 / 4  # scratch memory of one thread up to which it counts as held there
+_ALTERNATIVES = 8  # schedules that are worth measuring
+_LINE = 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -148,6 +171,7 @@ class StrassenSchedule:
         seconds: estimate for the whole product on one thread.
         stepwise: the first level's seven products come one after another, each for all columns of the part, so that
             only the combinations of A for one of them are in scratch memory (two levels).
+        scratch: bytes of it per thread, but for padding.
     """
 
     levels: int
@@ -157,6 +181,7 @@ class StrassenSchedule:
     product: ContractionSchedule
     seconds: float
     stepwise: bool = False
+    scratch: int = 0
 
     @property
     def _loops(self) -> str:
@@ -230,15 +255,24 @@ def _block_rows(rows: Extent, cuts: int) -> list[int]:
     return sorted({-(-rows // (cuts * bands)) for bands in range(-(-rows // (96 * cuts)), max(2, rows // (8 * cuts)))})
 
 
-def _schedules(case: Case) -> Iterator[StrassenSchedule]:
+def _schedules(case: Case) -> list[StrassenSchedule]:
+    """Those whose scratch memory leaves room for others in L3, or the one that takes the least."""
+    found = list(_candidates(case))
+    most = _SCRATCH_SHARE * case.target.l3_bytes
+    return [s for s in found if s.scratch <= most] or [min(found, key=lambda s: s.scratch)]
+
+
+def _candidates(case: Case) -> Iterator[StrassenSchedule]:
     target, dtype, levels, depth, outputs = case.target, case.dtype, case.levels, case.depth, case.outputs
     cuts, products, first = 1 << levels, PRODUCTS**levels, PRODUCTS ** (levels - 1)
     lanes, hertz, size = target.lanes(dtype), target.clock_ghz * 1e9, dtype.itemsize
     weights = products * (depth // cuts) * (outputs // cuts) * size
-    rate = _NEAR_RATE if weights < _NEAR_BYTES else _FAR_RATE
+    rate = _NEAR_RATE if weights < _NEAR_SHARE * target.l3_bytes else _FAR_RATE
     touched = upper(case.rows) * case.repeat * depth * size * case.stride
-    far = 0.0 if touched <= target.l2_bytes else _L3_CYCLES if touched < _MEMORY_BYTES else _MEMORY_CYCLES
+    near = touched < _MEMORY_SHARE * target.l3_bytes
+    far = 0.0 if touched <= target.l2_bytes else _L3_CYCLES if near else _MEMORY_CYCLES
     far *= _STRIDED if case.stride > 1 else 1.0
+    most = _SCRATCH_SHARE * target.l3_bytes
     # For one line of each block of the result.
     back_cycles = _BACK_CYCLES * (cuts // 2) ** 2 + (_GATHER_CYCLES * PRODUCTS if levels > 1 else 0)
     vectors, quarter = outputs // cuts // lanes, depth // cuts
@@ -253,7 +287,7 @@ def _schedules(case: Case) -> Iterator[StrassenSchedule]:
             plain = scheduling.estimate(target, p, product) * hertz * _HIDDEN
             start, stream = plain * product.tile[0] / rows, quarter * panel_bytes / rate
             plain += _together(start, stream, 2.6) - start
-            for stepwise in (False, True)[:levels]:
+            for stepwise in (False, True) if levels > 1 else (False,):
                 kept = PRODUCTS if stepwise else products
                 # For one line of each block of A.
                 into_cycles = (_INTO_CYCLES + _STEPWISE * stepwise) * first + far * (cuts // 2) ** 2
@@ -266,20 +300,22 @@ def _schedules(case: Case) -> Iterator[StrassenSchedule]:
                     if PRODUCTS * rows * panel_bytes > target.l1_bytes // 2:  # and the products are written to L2
                         back *= 1.4 if PRODUCTS * rows * panel_bytes <= target.l1_bytes else 2.1
                     results = products // PRODUCTS * (cuts // 2) ** 2 * (-(-panels // parts) if stepwise else 1)
-                    if rows * (kept * quarter * size + results * panel_bytes) > 0.8 * target.l2_bytes:
+                    used = rows * (kept * quarter * size + results * panel_bytes)
+                    if used > 0.8 * target.l2_bytes:
                         into *= 2
-                        one += rows * quarter * size / _REREAD_RATE
+                        one += rows * quarter * size / (_REREAD_RATE if used <= most else _MEMORY_RATE)
                     count = bands * parts
                     # What two or four threads wait.
                     waste = (0.75 * -(-count // 2) * 2 + 0.25 * -(-count // 4) * 4) / count
                     uneven = -(-panels // parts) * parts / panels
                     band = parts * into + panels * (products * one + back) * (0.5 + 0.5 * uneven)
-                    arrive = max(0, weights - _HELD_BYTES) / _MEMORY_RATE
+                    arrive = max(0, weights - _HELD_SHARE * target.l3_bytes) / _MEMORY_RATE
                     cycles = (bands - 1) * band + _together(band, arrive, 4.0)
-                    yield StrassenSchedule(levels, rows, parts, terms, product, cycles * waste / hertz, stepwise)
+                    seconds, scratch = cycles * waste / hertz, used + PRODUCTS * rows * panel_bytes * (levels - 1)
+                    yield StrassenSchedule(levels, rows, parts, terms, product, seconds, stepwise, scratch)
 
 
 __all__ = [
     "FORMS", "LEFT", "NAMES", "PRODUCTS", "RESULT", "RIGHT", "Case", "Form", "StrassenSchedule", "alternatives",
-    "blocks", "choose", "combinations", "transform",
+    "blocks", "choose", "combinations", "holds", "transform",
 ]  # fmt: skip

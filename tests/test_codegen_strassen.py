@@ -21,6 +21,7 @@ from ingot import nn
 from ingot.codegen import layouts, packing, strassen
 from ingot.codegen.host import target_named
 from ingot.codegen.layouts import layout_choices
+from ingot.codegen.library import NativeKernels
 from ingot.codegen.lower.contraction import lower_contraction, schedules, supports
 from ingot.driver import trace_inference
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
@@ -199,15 +200,16 @@ def test_samples_keep_to_themselves(rows: int, sizes: str, levels: int, target: 
     node = fused_sum(rows, k, n)
     arrays = random_arrays(node, rng)
     x = arrays[node.inputs[0]]
-    scales = rng.choice([0.0, 1e-20, 1e-3, 1.0, 1.0, 1.0, 1.0, 2.0, 30.0, 1e5, 1e19], rows)
+    scales = rng.choice([0.0, 1e-30, 1e-25, 1e-20, 1e-3, 1.0, 1.0, 1.0, 1.0, 2.0, 30.0, 1e5, 1e19], rows)
     if sizes != "mixed":
         scales = np.repeat(
             [1e-9, 1.0] if sizes == "halves" else [1e-9, 1e9, 1.0, 1e-4], 32 if sizes == "halves" else 16
         )[:rows]
     x *= scales[:, None].astype(np.float32)
     arrays[node.inputs[2]] *= scales[:, None].astype(np.float32)
-    bad = [7, rows - 1] if sizes == "mixed" else []
-    x[bad, :2] = np.nan, np.inf
+    bad = [7, 20, rows - 1] if sizes == "mixed" else []
+    if bad:
+        x[7, 0], x[20, :2], x[rows - 1, 1] = np.inf, (np.nan, -np.inf), np.nan
     set_layouts(node, choice(node, target, 1, levels=levels))
     for block, stepwise in [(32 // levels, False), (16 // levels, levels == 2), (5, False)]:
         kernel = lower_contraction(node, target, with_rows(node, target, block, parts=1, stepwise=stepwise))
@@ -219,6 +221,22 @@ def test_samples_keep_to_themselves(rows: int, sizes: str, levels: int, target: 
         scale = np.linalg.norm(want[good], axis=1)
         assert (np.linalg.norm(y[good] - want[good], axis=1) <= 2e-6 * scale).all()
         assert (y[good][scales[good] == 0] == 0).all()
+
+
+@each_target
+@each_level
+@pytest.mark.parametrize("sizes", [(1e-30, 1e-25), (0.0, 1e-25), (0.0, 1e-30), (1e-16, 4e-16), (0.0, 0.0)], ids=str)
+def test_rows_whose_squares_underflow(sizes: tuple[float, float], levels: int, target: Target) -> None:
+    node = matmul((64,), 256, 128)
+    set_layouts(node, choice(node, target, 1, levels=levels))
+    arrays = random_arrays(node, np.random.default_rng(4))
+    x = arrays[node.inputs[0]]
+    x *= np.repeat(sizes, 32)[:, None].astype(np.float32)
+    want = x.astype(np.float64) @ arrays[node.inputs[1]].T.astype(np.float64)
+    for block, stepwise in [(32 // levels, False), (16, levels == 2)]:
+        kernel = lower_contraction(node, target, with_rows(node, target, block, parts=1, stepwise=stepwise))
+        (y,) = execute(Compiled(kernel, target), node, arrays, {})
+        assert (np.linalg.norm(y - want, axis=1) <= 2e-6 * np.linalg.norm(want, axis=1)).all()
 
 
 def fused_sum(rows: int, k: int, n: int) -> Node:
@@ -424,6 +442,21 @@ def test_it_is_taken_where_the_estimate_is_less() -> None:
     assert not taken(two, 128, 256, 256)
 
 
+@pytest.mark.parametrize(("rows", "k", "n"), [(512, 16384, 4096), (2048, 4096, 512), (96, 16384, 256), (33, 96, 192)])
+def test_scratch_memory_is_bounded(rows: int, k: int, n: int) -> None:
+    node, target = matmul((rows,), k, n), TARGETS[-1]
+    for levels in (1, 2):
+        set_layouts(node, choice(node, target, 1, levels=levels))
+        for schedule in schedules(node, target):
+            assert isinstance(schedule, strassen.StrassenSchedule)
+            taken = lower_contraction(node, target, schedule).function.scratch_bytes
+            assert 0.45 * taken <= schedule.scratch <= taken, schedule  # padding
+            assert schedule.scratch <= target.l3_bytes / 4, schedule
+        small = replace(target, l3_bytes=1 << 16)  # less than any schedule takes
+        (least,) = schedules(node, small)
+        assert least.scratch <= min(s.scratch for s in schedules(node, target))  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("node", "reason"),
     [
@@ -514,3 +547,80 @@ def test_other_weights_keep_their_layout(monkeypatch: pytest.MonkeyPatch) -> Non
     exe = ingot.compile(_Product(), x, w, precision="float32-fast", cache=False)
     assert "Strassen" not in "\n".join(exe.report.log)
     np.testing.assert_allclose(exe(x, w), x @ w, atol=1e-3)
+
+
+def scaled(rng: np.random.Generator, columns: dict[int, float]) -> np.ndarray:
+    """Weights [256, 256] of B, with some columns of another size."""
+    w = rng.standard_normal((256, 256)).astype(np.float32)
+    for j, size in columns.items():
+        w[:, j] *= np.float32(size)
+    return w
+
+
+@pytest.mark.parametrize(
+    ("columns", "one", "two"),
+    [
+        ({}, True, True),
+        ({3: 10.0, 70: 0.1}, True, True),
+        ({3: 100.0}, False, False),
+        ({3: 0.01}, False, False),
+        ({3: 0.0}, False, False),  # would have results that are not zero
+        ({3: 0.0, 131: 0.0}, True, False),  # both halves', but not all quarters'
+        ({3: 0.0, 67: 0.0, 131: 0.0, 195: 0.0}, True, True),
+        ({3: 1e-3, 131: 1e-3}, True, False),
+        ({3: 1e-30, 67: 1e-30, 131: 1e-30, 195: 1e-30}, True, True),
+        ({3: 1e-25, 67: 1e-25, 131: 1e-28, 195: 1e-28}, False, False),
+        ({3: 1e-38, 67: 1e-38, 131: 1e-38, 195: 1e-38}, False, False),  # combinations would underflow
+        ({3: 1e37, 67: 1e37, 131: 1e37, 195: 1e37}, False, False),  # or overflow
+    ],
+    ids=str,
+)
+def test_columns_that_are_mixed_must_be_alike(columns: dict[int, float], one: bool, two: bool) -> None:
+    w, kernels = scaled(np.random.default_rng(14), columns), NativeKernels(TARGETS[-1], "float32-fast")
+    for levels, want in [(1, one), (2, two)]:
+        assert kernels.holds(w, form_of(False, 16, levels)) == want
+        assert kernels.holds(np.ascontiguousarray(w.T), form_of(True, 16, levels)) == want
+        assert kernels.holds(w.T.reshape(256, 256, 1, 1), form_of(True, 16, levels)) == want
+    assert kernels.holds(w, DENSE)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_weights_must_be_finite(value: float) -> None:
+    w, kernels = scaled(np.random.default_rng(15), {}), NativeKernels(TARGETS[-1], "float32-fast")
+    w[3, 5] = value
+    for levels in (1, 2):
+        assert not kernels.holds(w, form_of(False, 16, levels)) and not kernels.holds(w, form_of(True, 16, levels))
+
+
+def test_usual_weights_take_the_form() -> None:
+    """Of any initialisation, with weights that are pruned one by one, or with outputs whose scales differ some."""
+    rng, kernels = np.random.default_rng(16), NativeKernels(TARGETS[-1], "float32-fast")
+    shape = (512, 768)
+    normal = rng.standard_normal(shape)
+    pruned = np.where(rng.random(shape) < 0.95, 0, normal)
+    lognormal = normal * np.exp(0.5 * rng.standard_normal(shape[0]))[:, None]
+    for w in (normal, rng.uniform(-1, 1, shape), rng.laplace(size=shape), pruned, lognormal, np.zeros(shape)):
+        assert all(kernels.holds(w.astype(np.float32), form_of(True, 16, levels)) for levels in (1, 2))
+
+
+@each_level
+@pytest.mark.parametrize(("row", "value"), [(3, np.inf), (slice(None), 0.0), (slice(None), 1e-3)], ids=str)
+def test_models_fall_back(row: object, value: float, levels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One output with weights that are not finite, pruned, or tiny: the others, and itself, are as without the form."""
+    monkeypatch.setattr(layouts, "_STRASSEN_MARGIN", 0.0)
+    monkeypatch.setattr(layouts, "_STRASSEN_LEVELS", (levels,))
+    rng = np.random.default_rng(17)
+    model = nn.Sequential(nn.Linear(256, 256, bias=False), nn.ReLU(), nn.Linear(256, 256, bias=False))
+    w = rng.standard_normal((256, 256)).astype(np.float32)
+    w[5, row] = value if value != 1e-3 else 1e-3 * w[5]  # type: ignore[call-overload]
+    model[2].weight.data = ingot.from_numpy(w)
+    x = rng.standard_normal((90, 256)).astype(np.float32)
+    exe = ingot.compile(model, x, precision="float32-fast", cache=False)
+    assert "\n".join(exe.report.log).count("Strassen") == 1  # the first layer
+    with np.errstate(all="ignore"):
+        hidden = np.maximum(x.astype(np.float64) @ model[0].weight.detach().numpy().T.astype(np.float64), 0)
+        want = hidden @ w.T.astype(np.float64)
+    y = exe(x)
+    others = np.setdiff1d(np.arange(256), [5] if value == np.inf else [])
+    error = np.linalg.norm(y[:, others] - want[:, others], axis=0)
+    assert (error <= 2e-6 * np.linalg.norm(want[:, others], axis=0)).all()

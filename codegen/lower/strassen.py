@@ -7,7 +7,8 @@ two levels first of one of the seven products of the first level.
 
 A combination mixes a row of each block, and with them their errors. Bands stay within an image or a sequence. Rows of a
 matrix are samples or tokens of their own: where some that would be mixed differ much in size, or are not finite, each
-half of the band is mixed with itself instead, in two passes, or with two levels each quarter, in four.
+half of the band is mixed with itself instead, in two passes, or with two levels each quarter, in four. Columns of B
+are looked after when it gets its form (``strassen.holds``).
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 SIZES = 16.0  # ratio of squared norms up to which rows of a matrix are mixed
 MOST = 1e37  # squared norm up to which
+LEAST = 1e-30  # squared norm from which on: the squares of smaller rows underflow
 AHEAD = 2048  # elements: B streams from beyond L2, in large models from memory
 
 
@@ -287,7 +289,7 @@ class _Strassen:
             sources = [b.at(source, g.row_offset(self.spec.a, self.place(row))) for row in rows(t)]
             target = b.at(self.left, b.imul(t, self.pitch))
 
-            def vector(made: range, k: Any, *squares: Val, mask: Val | None = None) -> list[Val]:
+            def vector(made: range, k: Any, *sums: Val, mask: Val | None = None) -> list[Val]:
                 place = b.imul(k, step)
                 grid = [
                     [b.load(src, b.iadd(place, b.imul(j, across)), self.lanes, 1, mask) for j in range(self.cuts)]
@@ -295,39 +297,47 @@ class _Strassen:
                 ]
                 for p, value in enumerate(self._combinations(grid, made), PRODUCTS * (made.start - steps.start)):
                     b.store(target, value, b.iadd(b.imul(k, self.lanes), p * self.left_size))
-                found = []
-                for total, row in zip(squares, grid if squares else (), strict=True):
+                if not sums:
+                    return []
+                found, largest = [], sums[-1]
+                for total, row in zip(sums[:-1], grid, strict=True):
                     for value in row:
                         total = b.op("fma", value, value, total)
+                        largest = b.op("max", largest, b.op("abs", value))
                     found.append(total)
-                return found
+                return [*found, largest]
 
             # Seven at a time: more streams of stores take turns in the cache sets, and need registers.
             for k in range(steps.start, max(steps.start + 1, steps.stop)):
                 made = range(k, min(k + 1, steps.stop))
                 last = measured and k + 1 >= steps.stop
-                squares = [b.const(self.dtype, 0, self.lanes)] * self.cuts if last else []
-                squares = b.loop(0, vectors, functools.partial(vector, made), carry=squares)
+                sums = [b.const(self.dtype, 0, self.lanes)] * (self.cuts + 1) if last else []
+                sums = b.loop(0, vectors, functools.partial(vector, made), carry=sums)
                 if rest:
-                    squares = vector(made, vectors, *squares, mask=b.lanes_below(rest, self.lanes))
+                    sums = vector(made, vectors, *sums, mask=b.lanes_below(rest, self.lanes))
             if not measured:
                 return []
             (most,) = passes
-            return [b.ival(b.imax(most, self.passes([b.horizontal("add", s) for s in squares])))]
+            norms = [b.horizontal("add", s) for s in sums[:-1]]
+            return [b.ival(b.imax(most, self.passes(norms, b.horizontal("max", sums[-1]))))]
 
         found = b.loop(0, self.block, line, carry=[b.ival(1)] if measured else [])
         return found[0] if found else 1
 
-    def passes(self, norms: list[Val]) -> Val:
-        """In how many passes rows of these squared norms should be mixed."""
+    def passes(self, norms: list[Val], largest: Val) -> Val:
+        """In how many passes rows of these squared norms should be mixed. ``largest``: magnitude in all of them; rows
+        that are all zero, as padding is, take one."""
         b = self.b
+        zero = b.cmp("eq", largest, b.const(self.dtype, 0))
 
         def alike(rows: list[Val]) -> Val:
             low = high = total = rows[0]
             for row in rows[1:]:
                 low, high, total = b.op("min", low, row), b.op("max", high, row), b.op("add", total, row)
             finite = b.cmp("le", total, b.const(self.dtype, MOST))  # false for NaN
-            return b.op("and", finite, b.cmp("le", high, b.op("mul", low, b.const(self.dtype, SIZES))))
+            exact = b.op("or", zero, b.cmp("ge", low, b.const(self.dtype, LEAST)))
+            near = b.cmp("le", high, b.op("mul", low, b.const(self.dtype, SIZES)))
+            return b.op("and", finite, b.op("and", exact, near))
 
         found, count = b.ival(self.cuts), self.cuts // 2
         while count:
