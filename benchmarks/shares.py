@@ -35,6 +35,7 @@ def main() -> None:
                 request.model, *request.specs, precision=args.precision, threads=args.threads
             ).executable
             found = profile(exe, random_inputs([s.type for s in request.specs], 0), args.seconds)
+            # Only of contractions is known what they take in direct form.
             contractions = [k for k, step in zip(found.kernels, exe.program.steps, strict=True) if step.direct]
             report(f"{name}, batch {batch}", contractions, found.limits.undisturbed_flops, args.threads)
 
@@ -55,7 +56,7 @@ def report(title: str, kernels: list[KernelTime], rate: float, threads: int) -> 
             f"{len(group):3} x {each:9.1f} us {flops / spent / 1e9:7.1f} GFLOP/s {share:4.0f}% "
             f"lost {lost * 1e6:8.1f} us  {first.layers}: {first.operators}; {first.schedule[:90]}"
         )
-    spent, flops = sum(row[1] for row in rows), sum(row[2] for row in rows)
+    spent, flops = max(sum(row[1] for row in rows), 1e-12), sum(row[2] for row in rows)
     print(f"all: {spent * 1e3:.3f} ms, {100 * flops / spent / rate:.0f}% of the FMA rate", flush=True)
 
 

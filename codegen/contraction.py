@@ -74,7 +74,7 @@ class Contraction:
     ``joinable``: outer axes may become rows (not if B is prepared per outer index). ``padding_rows``: how many rows
     behind the last one exist in the results' memory and have to be cleared. ``ahead``: how many elements ahead B is
     prefetched, 0 for not at all. ``terms``: about how many products are added before the sum goes to a total.
-    ``far``: the results and what the epilogue reads lie beyond L2.
+    ``far``: the results and what the epilogue reads are larger than the caches.
     """
 
     dtype: DType

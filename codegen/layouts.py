@@ -189,13 +189,11 @@ def _winograd(node: Node, target: Target, forms: Sequence[str]) -> list[LayoutCh
         if shape[2:] != f.kernel or attrs["stride"] != (f.stride, f.stride) or phased != (channels < lanes):
             continue
         rows, columns = (-(-upper(e) // line.tile) for e, line in zip(y.shape[2:], f.lines, strict=True))
-        images = upper(y.shape[0])
+        run, runs = (upper(e) for e in f.runs(y.shape[0], rows, columns))
+        s = winograd.choose(target, dtype, f, channels, outputs, run, runs=runs)
         out = Layout(blocks=((1, lanes),))
-        if phased:
-            s = winograd.choose(target, dtype, f, channels, outputs, columns, runs=images * rows)
-            given = DENSE
-        else:
-            s = winograd.choose(target, dtype, f, channels, outputs, images * rows * columns)
+        given = DENSE
+        if not phased:
             needs = zip(x.shape[2:], padding, f.lines, strict=True)
             given = replace(out, halo=_frame(4, [tile_halo(upper(e), pair, line) for e, pair, line in needs]))
         packed = Layout(order=(0, 2, 3, 1), blocks=((0, lanes * s.product.nb),), form=f.form)

@@ -1,10 +1,10 @@
 """Minimal filtering of small convolutions (Winograd): the matrices, the transform of weights, the choice of blocks.
 
-Along a line, m results come from n inputs: ``y = AT [ (G w) * (BT d) ]``. With stride 1, n = m + 2. With stride 2 the
-even inputs meet the outer two taps and the odd inputs the middle one: minimal filtering of two taps beside plain
-products, n = 2 m + 1. Both axes of a tile together: ``Y = AT [ (G w GT) * (BT d B) ] A``, summed over channels between
-the brackets (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015). That takes n * n products per
-tile instead of 9 m * m. The two axes may have tiles of different sizes.
+Along a line, m results come from n inputs: ``y = AT [ (G w) * (BT d) ]``. With stride 1 and k taps, n = m + k - 1. With
+stride 2 and three taps the even inputs meet the outer two and the odd inputs the middle one: minimal filtering of two
+taps beside plain products, n = 2 m + 1. Both axes of a tile together: ``Y = AT [ (G w GT) * (BT d B) ] A``, summed over
+channels between the brackets (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2015). That takes
+n * n products per tile instead of k * k * m * m. The two axes may have tiles of different sizes.
 
 A larger kernel with stride 2 is one with stride 1, half as long, on the phases of the input (its even and odd rows and
 columns) as four times the channels: 7 x 7 becomes 4 x 4. Each axis is filled up by a last tap that is zero.
@@ -20,6 +20,7 @@ from math import prod
 
 import numpy as np
 
+from ..ir.dims import Extent
 from ..ir.dtypes import DType
 from ..ir.target import Target
 from . import schedule as scheduling
@@ -80,6 +81,11 @@ class Filtering:
         """Taps of the convolution along y and x."""
         missing = 1 if self.phases > 1 else 0
         return self.rows.taps * self.phases - missing, self.columns.taps * self.phases - missing
+
+    def runs(self, images: Extent, rows: int, columns: int) -> tuple[Extent, Extent]:
+        """(tiles in a row of which a block may be a part, how many of those): of a line of tiles where phases are taken
+        along it, else of everything."""
+        return (columns, images * rows) if self.phases > 1 else (images * (rows * columns), 1)
 
     def channels(self, given: int) -> int:
         """Channels that are multiplied, of as many of the input."""

@@ -53,7 +53,8 @@ class Limits:
 
 
 class Probe:
-    """Samples the machine's limits with ``threads`` threads; ``limits`` are medians of all samples so far."""
+    """Samples the machine's limits with ``threads`` threads; ``limits`` are medians (and the 90th
+    percentile) of all samples so far."""
 
     def __init__(self, threads: int) -> None:
         target = host_target()

@@ -242,13 +242,14 @@ def _write(
     lanes = target.lanes(compute(core.output.dtype))
     generators, notes = [], []
     width: int | None = None  # parts share the panel loop, so they must agree on the vectors per panel
+    far = _is_far(group, target)
     for plan in plans:
         wanted = problem(plan, _describe(group, plan, lanes, plan.nb or 1), len(plans), lanes)
         if wanted.nb is None and width is not None:
             wanted = replace(wanted, nb=width)
         chosen = schedule or scheduling.choose(target, wanted)
         width = chosen.nb
-        spec = replace(_describe(group, plan, lanes, chosen.nb), far=is_far(group, target))
+        spec = replace(_describe(group, plan, lanes, chosen.nb), far=far)
         bptr, prepare = pointers[group.operands[1 - plan.left]], None
         if plan.panel is not None:
             chosen = scheduling.for_prepared_panel(chosen, problem(plan, spec, len(plans), lanes))
@@ -308,8 +309,9 @@ def _write(
     )
 
 
-def is_far(group: Group, target: Target) -> bool:
-    """Whether the result and what the epilogue reads are more than the L2 caches of two cores hold."""
+def _is_far(group: Group, target: Target) -> bool:
+    """Whether results should be asked for: they and what the epilogue reads are more than the L2 caches of two cores
+    hold. Products of matrices write whole rows and gain nothing (measured)."""
     touched = sum(scheduling.upper(v.type.nbytes, 1 << 40) for v in (*group.node.outputs, *group.extras))
     return group.core.op in ("conv", "conv_transpose") and touched > 2 * target.l2_bytes
 

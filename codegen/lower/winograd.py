@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from .contraction import Group
 
 AHEAD = 512  # elements: weights stream from beyond L2
-LINE = 64
+LINE = 64  # bytes
 _AXES = (OutAxis((("image", 1),)), OutAxis(vector=True), OutAxis((("y", 1),)), OutAxis((("x", 1),)))
 
 
@@ -62,9 +62,8 @@ def other_schedules(group: Group, target: Target) -> tuple[WinogradSchedule, lis
     f = FILTERINGS[w.layout.form]
     rows, columns = (-(-e // line.tile) for e, line in zip(ints(out.shape[2:]), f.lines, strict=True))
     outputs, channels = ints(w.shape)[:2]
-    count, nb = upper(out.shape[0] * (rows * columns)), dict(w.layout.blocks)[0] // target.lanes(out.dtype)
-    runs = count // columns if f.phases > 1 else 1
-    problem = (target, out.dtype, f, channels, outputs, count // runs, nb, runs)
+    run, runs = (upper(e) for e in f.runs(out.shape[0], rows, columns))
+    problem = (target, out.dtype, f, channels, outputs, run, dict(w.layout.blocks)[0] // target.lanes(out.dtype), runs)
     return choose(*problem), alternatives(*problem)
 
 
@@ -100,7 +99,7 @@ class Winograd:
         self.extent = ints(out.shape[2:])
         self.check_input()
         self.rows, self.columns = (-(-e // line.tile) for e, line in zip(self.extent, f.lines, strict=True))
-        self.run, self.runs = self.tile_runs(out.shape[0])
+        self.run, self.runs = f.runs(out.shape[0], self.rows, self.columns)
         block = self.w.blocks[0]
         self.schedule: WinogradSchedule = schedule or choose(
             target,
@@ -144,10 +143,6 @@ class Winograd:
             need, have = tile_halo(extent, pads, line), self.x.halo[axis]
             if have[0] < need[0] or have[1] < need[1]:
                 raise UnsupportedError(f"winograd: axis {axis} of x needs a halo of {need} elements, it has {have}")
-
-    def tile_runs(self, images: Extent) -> tuple[Extent, Extent]:
-        """``run`` and ``runs``."""
-        return images * (self.rows * self.columns), 1
 
     def _result_side(self, epilogue: Any) -> Generator:
         """A generator that is only asked to finish vectors: addresses, epilogue and stores of the result."""
@@ -277,7 +272,8 @@ class Winograd:
     def ask_for_results(self, first: Any, end: Any, panel: Any, call: Any, calls: int) -> None:
         """The lines of this panel's results and of the epilogue's operands: a share of them per call."""
         b, g, lines = self.b, self.result, self.lines
-        pairs, last = self.block * self.nb, b.isub(end, 1)
+        vectors, last = b.imin(self.nb, b.isub(self.out_vectors, b.imul(panel, self.nb))), b.isub(end, 1)
+        pairs = b.imul(vectors, self.block)
         pixels = max(1, LINE // (self.lanes * self.dtype.itemsize))
         images = [(p, o) for p, o in g.operands()[2:] if o.lane == 1 and o.stride("x") == self.lanes]
 

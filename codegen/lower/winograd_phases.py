@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ...ir.dims import Extent
 from ...ir.errors import UnsupportedError
 from ...ir.target import Target
 from ..contraction import Segment
@@ -37,9 +36,6 @@ class PhasedWinograd(Winograd):
         layout = self.x.type.layout
         if layout.blocks or layout.order:
             raise UnsupportedError(f"winograd: x {self.x.type} must be dense where its phases are taken as channels")
-
-    def tile_runs(self, images: Extent) -> tuple[Extent, Extent]:
-        return self.columns, images * self.rows
 
     # -- into the transformed space -------------------------------------------------------------------
     def transform_inputs(self, first: Any, end: Any) -> None:
