@@ -1,4 +1,4 @@
-"""Compiles one kernel and runs it on packed arrays between guard patterns (shared by the contraction tests)."""
+"""Products to run; compiles one kernel and runs it on packed arrays between guard patterns (for contraction tests)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import ingot
 import numpy as np
+from ingot import nn
 from ingot.codegen.assemble import assemble
 from ingot.codegen.host import host_target
 from ingot.codegen.layouts import layout_choices
@@ -18,13 +20,16 @@ from ingot.codegen.lower.contraction import lower_contraction
 from ingot.codegen.lower.kernel import LoweredKernel
 from ingot.codegen.packing import pack, unpack
 from ingot.ir import dtypes
-from ingot.ir.dims import evaluate
-from ingot.ir.dtypes import tolerance
-from ingot.ir.graph import Node, Value
+from ingot.ir.builder import GraphBuilder
+from ingot.ir.dims import Extent, evaluate
+from ingot.ir.dtypes import DType, tolerance
+from ingot.ir.graph import Graph, Node, Value
 from ingot.ir.interpreter import eval_node
 from ingot.ir.kernels import LayoutChoice
 from ingot.ir.layout import FORMS
+from ingot.ir.ops.structure import create_fused
 from ingot.ir.target import Target
+from ingot.ir.types import TensorType
 
 GUARD = 4096
 _SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p)
@@ -189,3 +194,38 @@ def execute_layouts(
             scale = float(np.abs(expected).max()) if expected.size else 1.0
             error = float(np.abs(actual.astype(np.float64) - expected).max()) if expected.size else 0.0
             assert error <= rtol * max(scale, 1.0), f"{where}: error {error} for values up to {scale}"
+
+
+def matmul(
+    rows: Sequence[Extent], k: int, n: int, turned: bool = True, dtype: DType = dtypes.float32, **attrs: bool
+) -> Node:
+    """A matrix product with a B that may be ``turned``, [N, K]."""
+    graph = Graph("matmul")
+    shape = (*rows[:-1], k, rows[-1]) if attrs.get("transpose_a") else (*rows, k)
+    a = graph.add_input(TensorType(dtype, shape), "a")
+    b = graph.add_input(TensorType(dtype, (n, k) if turned else (k, n)), "b", role="parameter")
+    return GraphBuilder(graph).emit("matmul", [a, b], transpose_b=turned, **attrs)
+
+
+def fused_matmul(shape: tuple[Extent, ...], k: int, n: int, extras: list[tuple[Extent, ...]], steps: int = 1) -> Node:
+    """A matrix product, the extras added to it, ``steps`` times gelu; the results after and before a relu."""
+    region, graph = Graph("region"), Graph("outer")
+    types = [TensorType(dtypes.float32, s) for s in ((*shape, k), (n, k), *extras)]
+    inner = [region.add_input(t, f"v{i}") for i, t in enumerate(types)]
+    b = GraphBuilder(region)
+    y = b.emit("matmul", inner[:2], transpose_b=True).output
+    for extra in inner[2:]:
+        y = b.add(y, extra)
+    for _ in range(steps):
+        y = b.gelu(y)
+    region.add_output(b.relu(y))
+    region.add_output(y)
+    outer = [graph.add_input(t, f"v{i}") for i, t in enumerate(types)]
+    return create_fused(graph, region, outer, "contraction")
+
+
+class Product(nn.Module):
+    """A matrix product of two inputs."""
+
+    def forward(self, x: ingot.Tensor, w: ingot.Tensor) -> ingot.Tensor:
+        return x @ w

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import ingot
 import numpy as np
 import pytest
-from contraction_harness import execute_layouts, random_arrays, run_kernel, runnable_targets, set_layouts
+from contraction_harness import (
+    Product,
+    execute_layouts,
+    fused_matmul,
+    matmul,
+    random_arrays,
+    run_kernel,
+    runnable_targets,
+    set_layouts,
+)
 from ingot import nn
 from ingot.codegen import fixed_point, packing
 from ingot.codegen.host import target_named
@@ -19,32 +27,18 @@ from ingot.codegen.lower.contraction import lower_contraction, schedules, suppor
 from ingot.driver import trace_inference
 from ingot.guarding import run_guarded
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
-from ingot.ir.builder import GraphBuilder
 from ingot.ir.dims import Dim, Extent
-from ingot.ir.dtypes import DType
 from ingot.ir.errors import UnsupportedError
-from ingot.ir.graph import Graph, Node
+from ingot.ir.graph import Node
 from ingot.ir.interpreter import interpret
 from ingot.ir.kernels import LayoutChoice
 from ingot.ir.layout import DENSE, FORMS, Layout
-from ingot.ir.ops.structure import create_fused
 from ingot.ir.target import Target
-from ingot.ir.types import TensorType
 from ingot.runtime.pool import SUPPORTED
 
 TARGETS = runnable_targets()
 each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 both_ways = pytest.mark.parametrize("turned", [False, True], ids=["b", "bT"])
-
-
-def matmul(
-    rows: Sequence[Extent], k: int, n: int, turned: bool = True, dtype: DType = dtypes.float32, **attrs: bool
-) -> Node:
-    graph = Graph("matmul")
-    shape = (*rows[:-1], k, rows[-1]) if attrs.get("transpose_a") else (*rows, k)
-    a = graph.add_input(TensorType(dtype, shape), "a")
-    b = graph.add_input(TensorType(dtype, (n, k) if turned else (k, n)), "b", role="parameter")
-    return GraphBuilder(graph).emit("matmul", [a, b], transpose_b=turned, **attrs)
 
 
 def form_of(turned: bool, width: int) -> Layout:
@@ -260,22 +254,6 @@ def test_weights_at_the_bounds(bound: float, target: Target) -> None:
     np.testing.assert_allclose(y, x.astype(np.float64) @ w.T.astype(np.float64), rtol=192 * 2.0**-24, atol=1e-43)
 
 
-def fused(shape: tuple[Extent, ...], n: int, extras: list[tuple[Extent, ...]], long: bool) -> Node:
-    region, graph = Graph("region"), Graph("outer")
-    types = [TensorType(dtypes.float32, s) for s in ((*shape, 210), (n, 210), *extras)]
-    inner = [region.add_input(t, f"v{i}") for i, t in enumerate(types)]
-    b = GraphBuilder(region)
-    y = b.emit("matmul", inner[:2], transpose_b=True).output
-    for extra in inner[2:]:
-        y = b.add(y, extra)
-    for _ in range(12 if long else 1):
-        y = b.gelu(y)
-    region.add_output(b.relu(y))
-    region.add_output(y)
-    outer = [graph.add_input(t, f"v{i}") for i, t in enumerate(types)]
-    return create_fused(graph, region, outer, "contraction")
-
-
 @each_target
 @pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
 @pytest.mark.parametrize(
@@ -289,7 +267,7 @@ def fused(shape: tuple[Extent, ...], n: int, extras: list[tuple[Extent, ...]], l
     ids=["bias", "rows", "position", "broadcast"],
 )
 def test_epilogues(shape: tuple[int, ...], extras: list[tuple[Extent, ...]], long: bool, target: Target) -> None:
-    node = fused(shape, 100, extras, long)
+    node = fused_matmul(shape, 210, 100, extras, 12 if long else 1)
     execute_layouts(node, target, np.random.default_rng(7), choices=[choice(node, target, 2)])
     assert ("epilogue in a loop" in lower_contraction(node, target).schedule) == (long and shape != (1,))
 
@@ -410,17 +388,12 @@ def test_weights_that_it_does_not_hold_stay_float32(value: float, monkeypatch: p
     np.testing.assert_array_equal(y[:, 17], want[:, 17])
 
 
-class _Product(nn.Module):
-    def forward(self, x: ingot.Tensor, w: ingot.Tensor) -> ingot.Tensor:
-        return x @ w
-
-
 def test_other_operands_stay_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """B that is no constant cannot be transformed when the program is built."""
     monkeypatch.setattr(fixed_point, "speedup", lambda *_: 2.0)
     rng = np.random.default_rng(12)
     x, w = rng.standard_normal((1, 256)).astype(np.float32), rng.standard_normal((256, 64)).astype(np.float32)
-    exe = ingot.compile(_Product(), x, w, precision="float32-fast", cache=False)
+    exe = ingot.compile(Product(), x, w, precision="float32-fast", cache=False)
     assert "three in 64 bits" not in "\n".join(exe.report.log)
     np.testing.assert_allclose(exe(x, w), x @ w, atol=1e-3)
 

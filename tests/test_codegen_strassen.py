@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import ingot
@@ -10,8 +9,11 @@ import numpy as np
 import pytest
 from contraction_harness import (
     Compiled,
+    Product,
     execute,
     execute_layouts,
+    fused_matmul,
+    matmul,
     random_arrays,
     run_kernel,
     runnable_targets,
@@ -27,7 +29,6 @@ from ingot.driver import trace_inference
 from ingot.ir import dtypes, ops  # noqa: F401  (registers the operators)
 from ingot.ir.builder import GraphBuilder
 from ingot.ir.dims import Dim, Extent
-from ingot.ir.dtypes import DType
 from ingot.ir.errors import UnsupportedError
 from ingot.ir.graph import Graph, Node
 from ingot.ir.interpreter import interpret
@@ -41,16 +42,6 @@ TARGETS = runnable_targets()
 each_target = pytest.mark.parametrize("target", TARGETS, ids=lambda t: t.name)
 both_ways = pytest.mark.parametrize("turned", [False, True], ids=["b", "bT"])
 each_level = pytest.mark.parametrize("levels", [1, 2], ids=["one", "two"])
-
-
-def matmul(
-    rows: Sequence[Extent], k: int, n: int, turned: bool = True, dtype: DType = dtypes.float32, **attrs: bool
-) -> Node:
-    graph = Graph("matmul")
-    shape = (*rows[:-1], k, rows[-1]) if attrs.get("transpose_a") else (*rows, k)
-    a = graph.add_input(TensorType(dtype, shape), "a")
-    b = graph.add_input(TensorType(dtype, (n, k) if turned else (k, n)), "b", role="parameter")
-    return GraphBuilder(graph).emit("matmul", [a, b], transpose_b=turned, **attrs)
 
 
 def form_of(turned: bool, width: int, levels: int = 1) -> Layout:
@@ -145,22 +136,6 @@ def test_what_the_tuner_measures_is_right(levels: int) -> None:
         np.testing.assert_allclose(y, a @ b.T, atol=1e-4)
 
 
-def fused(shape: tuple[Extent, ...], n: int, extras: list[tuple[Extent, ...]], long: bool) -> Node:
-    region, graph = Graph("region"), Graph("outer")
-    types = [TensorType(dtypes.float32, s) for s in ((*shape, 64), (n, 64), *extras)]
-    inner = [region.add_input(t, f"v{i}") for i, t in enumerate(types)]
-    b = GraphBuilder(region)
-    y = b.emit("matmul", inner[:2], transpose_b=True).output
-    for extra in inner[2:]:
-        y = b.add(y, extra)
-    for _ in range(6 if long else 1):
-        y = b.gelu(y)
-    region.add_output(b.relu(y))
-    region.add_output(y)
-    outer = [graph.add_input(t, f"v{i}") for i, t in enumerate(types)]
-    return create_fused(graph, region, outer, "contraction")
-
-
 @each_target
 @each_level
 @pytest.mark.parametrize("long", [False, True], ids=["short", "long"])
@@ -176,7 +151,7 @@ def fused(shape: tuple[Extent, ...], n: int, extras: list[tuple[Extent, ...]], l
 def test_epilogues(
     shape: tuple[int, ...], extras: list[tuple[Extent, ...]], long: bool, levels: int, target: Target
 ) -> None:
-    node = fused(shape, 128, extras, long)
+    node = fused_matmul(shape, 64, 128, extras, 6 if long else 1)
     execute_layouts(node, target, np.random.default_rng(7), choices=[choice(node, target, 1, levels=levels)])
 
 
@@ -185,7 +160,7 @@ def test_epilogues(
 @pytest.mark.parametrize("n", [1, 3])
 def test_dynamic_images_with_an_operand_per_row(n: int, levels: int, target: Target) -> None:
     images = Dim("N", 1, 4).expr
-    node = fused((images, 40), 128, [(40, 128), (images, 40, 128)], False)
+    node = fused_matmul((images, 40), 64, 128, [(40, 128), (images, 40, 128)])
     execute_layouts(node, target, np.random.default_rng(n), {"N": n}, choices=[choice(node, target, 1, levels=levels)])
 
 
@@ -535,16 +510,11 @@ def test_blocks_of_sums() -> None:
     assert strassen.blocks(96, 2) == [96] and strassen.blocks(384, 2) == [128] * 3
 
 
-class _Product(nn.Module):
-    def forward(self, x: ingot.Tensor, w: ingot.Tensor) -> ingot.Tensor:
-        return x @ w
-
-
 def test_other_weights_keep_their_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     """B that is no constant cannot be transformed when the program is built."""
     monkeypatch.setattr(layouts, "_STRASSEN_MARGIN", 0.0)
     x, w = np.random.default_rng(12).standard_normal((2, 256, 256)).astype(np.float32)
-    exe = ingot.compile(_Product(), x, w, precision="float32-fast", cache=False)
+    exe = ingot.compile(Product(), x, w, precision="float32-fast", cache=False)
     assert "Strassen" not in "\n".join(exe.report.log)
     np.testing.assert_allclose(exe(x, w), x @ w, atol=1e-3)
 
