@@ -74,7 +74,8 @@ def test_graph_names_roles_lines_and_symbolic_batch():
     for batch in (1, 3, 64):
         x = data(batch, 1, 28, 28)
         (out,), _ = run(t, x)
-        np.testing.assert_array_equal(out, model(ig.from_numpy(x)).detach().numpy())
+        # Eager mode runs a native kernel from the second call of a signature on, which another test may have made.
+        np.testing.assert_allclose(out, model(ig.from_numpy(x)).detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
 def test_training_updates_statistics_and_random_state():
